@@ -1,0 +1,103 @@
+"""`python -m pocketbench_agent --home DIR`: the agent.
+
+The session's token is the first line of stdin, so that it stands in no process list. One line of JSON on
+stdout is the handshake: {"protocol_min", "protocol_max", "build", "port"}, or {"busy": WHO} where another
+agent has this home. The agent ends when it was idle for 90 s, on SIGTERM, and with --end-with-stdin when stdin
+closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
+from pocketbench_agent.server import serve
+
+IDLE_S = 90.0
+
+
+def main() -> int:
+    """Serve until idle, told to stop, or replaced. Exit code 0, 3 where the home is taken."""
+    parser = argparse.ArgumentParser(prog="pocketbench_agent")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds without a call or a job before it ends")
+    parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin closes")
+    arguments = parser.parse_args()
+    home: Path = arguments.home
+    home.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=home / "agent.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    lock = _lock(home)
+    if lock is None:
+        print(json.dumps({"busy": _holder(home)}), flush=True)
+        return 3
+    token = sys.stdin.readline().strip()
+    if not token:
+        print(json.dumps({"error": "no token on stdin"}), flush=True)
+        return 2
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server, agent, guard, port = serve(home, build_sha256(), token)
+    handshake = {
+        "protocol_min": PROTOCOL_MIN,
+        "protocol_max": PROTOCOL_MAX,
+        "build": build_sha256(),
+        "port": port,
+    }
+    print(json.dumps(handshake), flush=True)
+    logging.info("serving protocol %d to %d, build %s", PROTOCOL_MIN, PROTOCOL_MAX, handshake["build"])
+    if arguments.end_with_stdin:
+        threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
+    while not stop.wait(1.0):
+        if guard.idle_s() > arguments.idle and not agent.jobs.busy():
+            break
+    agent.jobs.close()
+    server.stop(1.0).wait()
+    logging.info("ended")
+    return 0
+
+
+def build_sha256() -> str:
+    """A hash over the agent's own sources: what the host deployed is what runs."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).resolve().parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _lock(home: Path) -> IO[str] | None:
+    """One agent a home: the lock goes with the process, however it ends."""
+    file = (home / "agent.lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _holder(home: Path) -> str:
+    try:
+        return str(json.loads((home / "lease.json").read_text())["owner"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another agent"
+
+
+def _wait_for_end(stream: IO[str], stop: threading.Event) -> None:
+    while stream.read(4096):
+        pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Facts of the device: what it is, its clocks, and a process's own memory and waiting time.
+
+Everything is read below a root folder, `/` unless POCKETBENCH_ROOT names another, so that a recorded or
+simulated tree can stand in.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import hashlib
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT_VARIABLE = "POCKETBENCH_ROOT"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """The device; empty strings and 0 where it does not say."""
+
+    model: str
+    soc: str
+    os: str
+    kernel: str
+    cpu: str
+    boot_id: str
+    fingerprint: str
+    cpus: int
+    arch: str
+    libc: str
+    python: str
+    free_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """One reading of the three clocks, nanoseconds; None where the system has no such clock."""
+
+    mono_ns: int
+    boottime_ns: int | None
+    realtime_ns: int
+
+
+def root() -> Path:
+    """The folder that stands for `/` when facts of the device are read."""
+    return Path(os.environ.get(ROOT_VARIABLE, "/"))
+
+
+def read_text(path: str) -> str | None:
+    """A small file below the root, stripped; None where it cannot be read."""
+    try:
+        return (root() / path.lstrip("/")).read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def clocks() -> Clocks:
+    """Read the clocks as near together as Python can."""
+    boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else None
+    return Clocks(time.perf_counter_ns(), boottime, time.time_ns())
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot, or an empty string."""
+    return read_text("/proc/sys/kernel/random/boot_id") or ""
+
+
+def device_info(home: Path) -> DeviceInfo:
+    """What this device says of itself; `home` is the folder whose disk counts."""
+    system = _os_name()
+    model = read_text("/proc/device-tree/model") or read_text("/sys/class/dmi/id/product_name") or ""
+    soc = read_text("/sys/devices/soc0/machine") or ""
+    kernel = platform.release()
+    cpu = _cpu_name()
+    identity = "\n".join((platform.node(), model, soc, system, kernel, cpu, _machine_id()))
+    return DeviceInfo(
+        model=model.rstrip("\0"),
+        soc=soc,
+        os=system,
+        kernel=kernel,
+        cpu=cpu,
+        boot_id=boot_id(),
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        arch=platform.machine(),
+        libc="-".join(platform.libc_ver()) if ctypes.util.find_library("c") else "",
+        python=platform.python_version(),
+        free_bytes=shutil.disk_usage(home).free,
+        memory_bytes=_memory_bytes(),
+    )
+
+
+def rss_bytes() -> int | None:
+    """Resident memory of this process now (VmRSS)."""
+    return _status_bytes("VmRSS")
+
+
+def peak_rss_bytes() -> int | None:
+    """The most resident memory that this process ever had (VmHWM)."""
+    return _status_bytes("VmHWM")
+
+
+def swap_bytes() -> int | None:
+    """Memory of this process that was swapped out (VmSwap)."""
+    return _status_bytes("VmSwap")
+
+
+def run_delay_ns() -> int | None:
+    """Time that this process's threads were ready but had no core (second field of /proc/*/schedstat)."""
+    total = 0
+    try:
+        for task in Path("/proc/self/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return total
+
+
+def cpu_times() -> tuple[int, int, int] | None:
+    """(busy, stolen, all) in clock ticks since boot, over all cores (proc(5), /proc/stat)."""
+    text = read_text("/proc/stat")
+    if not text or not text.startswith("cpu "):
+        return None
+    fields = [int(field) for field in text.splitlines()[0].split()[1:]]
+    idle = fields[3] + (fields[4] if len(fields) > 4 else 0)
+    stolen = fields[7] if len(fields) > 7 else 0
+    everything = sum(fields[:8])
+    return everything - idle - stolen, stolen, everything
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory since boot (/proc/vmstat)."""
+    for line in (read_text("/proc/vmstat") or "").splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return None
+
+
+def _status_bytes(key: str) -> int | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
+
+
+def _os_name() -> str:
+    for line in (read_text("/etc/os-release") or "").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.partition("=")[2].strip('"')
+    return f"{platform.system()} {platform.release()}"
+
+
+def _cpu_name() -> str:
+    for line in (read_text("/proc/cpuinfo") or "").splitlines():
+        if line.lower().startswith(("model name", "hardware")):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    for line in (read_text("/proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _machine_id() -> str:
+    return read_text("/etc/machine-id") or ""

@@ -1,0 +1,436 @@
+"""Jobs: one worker process each, run one after the other, their events numbered and on disk until acknowledged.
+
+A job needs nobody: once accepted it runs to its end or its deadline, whether or not the host is there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pocketbench_agent import device_info
+from pocketbench_agent.cache import BlobCache
+from pocketbench_agent.framing import FramingError, frame, read_message, read_messages
+from pocketbench_agent.meters import METERS
+from pocketbench_agent.rpc import agent_pb2 as pb
+
+LOG_TAIL_LINES = 40
+KILL_WAIT_S = 5.0
+WORKER = (sys.executable, "-m", "pocketbench_agent.worker")
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class JobError(Exception):
+    """A job cannot be accepted; the message says why."""
+
+
+@dataclass
+class _Job:
+    folder: Path
+    job: pb.Job
+    state: pb.JobState.S.ValueType
+    last_seq: int = 0
+    offsets: list[int] = field(default_factory=list)
+    cancelled: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "events"
+
+
+class Jobs:
+    """All jobs below `home`; safe to use from several threads."""
+
+    def __init__(self, home: Path, cache: BlobCache) -> None:
+        self._home, self._cache = home, cache
+        self._jobs: dict[str, _Job] = {}
+        self._lock = threading.Lock()
+        self._queue: queue.Queue[_Job | None] = queue.Queue()
+        self._running: Worker | None = None
+        (home / "jobs").mkdir(parents=True, exist_ok=True)
+        for folder in sorted((home / "jobs").iterdir()):
+            self._recover(folder)
+        threading.Thread(target=self._work, name="jobs", daemon=True).start()
+
+    def start(self, job: pb.Job) -> pb.JobState:
+        """Accept a job; a second call with the same id changes nothing. JobError: a missing file, an unsafe path."""
+        if not _JOB_ID.fullmatch(job.job_id):
+            raise JobError("a job id has 1 to 100 letters, digits, dots, dashes or underscores")
+        with self._lock:
+            known = self._jobs.get(job.job_id)
+            if known is None:
+                folder = self._home / "jobs" / job.job_id
+                prepare_files(job, folder / "files", self._cache, self._home)
+                (folder / "job").write_bytes(frame(job))
+                known = self._jobs[job.job_id] = _Job(folder, job, pb.JobState.QUEUED)
+                self._queue.put(known)
+        return self._state(known)
+
+    def state(self, job_id: str) -> pb.JobState:
+        """The state of a job; UNKNOWN for one that was never started or was acknowledged."""
+        known = self._jobs.get(job_id)
+        return self._state(known) if known else pb.JobState(job_id=job_id, s=pb.JobState.UNKNOWN)
+
+    def unacknowledged(self) -> list[pb.JobState]:
+        """Every job that is still kept."""
+        return [self._state(job) for job in list(self._jobs.values())]
+
+    def busy(self) -> bool:
+        """Is a job waiting or running?"""
+        return any(job.state in (pb.JobState.QUEUED, pb.JobState.RUNNING) for job in list(self._jobs.values()))
+
+    def watch(self, job_id: str, from_seq: int) -> Iterator[pb.Event]:
+        """The events from that number on, as they come, up to the last one."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        seq = max(from_seq, 1)
+        while True:
+            with job.changed:
+                while job.last_seq < seq and job.state != pb.JobState.DONE:
+                    job.changed.wait(1.0)
+                last, done = job.last_seq, job.state == pb.JobState.DONE
+            if seq <= last:
+                with job.events.open("rb") as file:
+                    file.seek(job.offsets[seq - 1])
+                    for _ in range(seq, last + 1):
+                        event = read_message(file, pb.Event)
+                        if event is not None:
+                            yield event
+                seq = last + 1
+            elif done:
+                return
+
+    def cancel(self, job_id: str) -> pb.JobState:
+        """End a job now; its last event says that it was cancelled."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.cancelled = True
+            running = self._running
+            if running is not None and running.job_id == job_id:
+                running.kill()
+        return self.state(job_id)
+
+    def acknowledge(self, job_id: str) -> pb.JobState:
+        """Delete a finished job: the host has stored its events."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is not None and job.state == pb.JobState.DONE:
+                del self._jobs[job_id]
+                shutil.rmtree(job.folder, ignore_errors=True)
+        return pb.JobState(job_id=job_id, s=pb.JobState.UNKNOWN) if job is None else self._state(job)
+
+    def close(self) -> None:
+        """End the running job and take no more."""
+        self._queue.put(None)
+        running = self._running
+        if running is not None:
+            running.kill()
+
+    def _state(self, job: _Job) -> pb.JobState:
+        return pb.JobState(job_id=job.job.job_id, s=job.state, last_seq=job.last_seq)
+
+    def _recover(self, folder: Path) -> None:
+        """Take over a job of an agent that is gone: finished, or ended with that agent."""
+        try:
+            with (folder / "job").open("rb") as file:
+                job = read_message(file, pb.Job)
+        except (OSError, FramingError):
+            job = None
+        if job is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        known = self._jobs[folder.name] = _Job(folder, job, pb.JobState.DONE)
+        ended = False
+        intact = 0
+        if known.events.exists():
+            with known.events.open("rb") as file:
+                try:
+                    for event in read_messages(file, pb.Event):
+                        known.offsets.append(intact)
+                        intact = file.tell()
+                        known.last_seq += 1
+                        ended = event.HasField("ended")
+                except FramingError:
+                    pass
+            os.truncate(known.events, intact)
+        if not ended:
+            message = "the agent ended while the job was running"
+            self._record(known, pb.Event(ended=pb.Ended(how=pb.Ended.NO_OUTPUT, stage="agent", message=message)))
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            with job.changed:
+                job.state = pb.JobState.RUNNING
+            try:
+                ended = self._run(job)
+            except OSError as error:
+                ended = pb.Ended(how=pb.Ended.ERROR, stage="agent", message=f"{error.strerror}: {error.filename or ''}")
+            try:
+                self._record(job, pb.Event(mono_ns=time.perf_counter_ns(), ended=ended))
+            finally:
+                release_files(job.job, self._cache)
+                with job.changed:
+                    job.state = pb.JobState.DONE
+                    job.changed.notify_all()
+
+    def _run(self, job: _Job) -> pb.Ended:
+        if job.cancelled:
+            return pb.Ended(how=pb.Ended.CANCELLED, message="cancelled before it began")
+        meters = _start_meters(job.job.meters)
+        worker = Worker(job.job, job.folder / "files", self._home)
+        self._running = worker
+        try:
+            worker.write(frame(job.job))
+            worker.close_stdin()
+            for event in worker.events():
+                self._record(job, event)
+            ended = worker.ended()
+        finally:
+            self._running = None
+            worker.kill()
+            for event in _stop_meters(meters):
+                self._record(job, event)
+        if job.cancelled and ended.how != pb.Ended.OK:
+            return pb.Ended(how=pb.Ended.CANCELLED, stage=ended.stage, message="cancelled")
+        return ended
+
+    def _record(self, job: _Job, event: pb.Event) -> None:
+        with job.events.open("ab") as file:
+            offset = file.tell()
+            event.seq = job.last_seq + 1
+            file.write(frame(event))
+            file.flush()
+            if event.HasField("ended"):
+                os.fsync(file.fileno())
+        with job.changed:
+            job.offsets.append(offset)
+            job.last_seq += 1
+            job.changed.notify_all()
+
+
+class Worker:
+    """A worker process with its deadline. Iterate over `events`, then ask how it `ended`."""
+
+    def __init__(self, job: pb.Job, folder: Path, home: Path) -> None:
+        self.job_id = job.job_id
+        self._stage = "start"
+        self._ended: pb.Ended | None = None
+        self._broken = ""
+        self._oom_before = device_info.oom_kills()
+        self._process = subprocess.Popen(
+            WORKER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=_environment(job, home),
+            start_new_session=True,
+        )
+        self._log: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+        self._reader = threading.Thread(target=self._read_log, name="worker-log", daemon=True)
+        self._reader.start()
+        self._timed_out = False
+        self._deadline_s = job.deadline_s or 600
+        self._timer = threading.Timer(self._deadline_s, self._time_out)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the worker; silently dropped where it is gone already, for `ended` will say so."""
+        try:
+            _pipe(self._process.stdin).write(data)
+            _pipe(self._process.stdin).flush()
+        except (BrokenPipeError, ValueError):
+            return
+
+    def close_stdin(self) -> None:
+        """No more will come."""
+        try:
+            _pipe(self._process.stdin).close()
+        except BrokenPipeError:
+            return
+
+    def events(self) -> Iterator[pb.Event]:
+        """The worker's events up to, not including, its last."""
+        try:
+            for event in read_messages(_pipe(self._process.stdout), pb.Event):  # type: ignore[arg-type]
+                if event.HasField("phase") and event.phase.begin:
+                    self._stage = event.phase.name
+                if event.HasField("ended"):
+                    self._ended = event.ended
+                    return
+                yield event
+        except FramingError as error:
+            self._broken = str(error)
+
+    def ended(self) -> pb.Ended:
+        """How it went: its own word, else what its exit code says."""
+        try:
+            code = self._process.wait(KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._process.wait()
+        self._timer.cancel()
+        self._reader.join(1.0)
+        if self._ended is not None and not self._timed_out:
+            ended = self._ended
+        elif self._timed_out:
+            message = f"still in stage {self._stage} after {self._deadline_s} s"
+            ended = pb.Ended(how=pb.Ended.TIMEOUT, message=message)
+        elif code < 0:
+            ended = pb.Ended(how=pb.Ended.SIGNAL, signal=-code, message=self._signal_message(-code))
+        else:
+            message = f"the worker ended with code {code} and no result"
+            ended = pb.Ended(how=pb.Ended.NO_OUTPUT, message=f"{message}: {self._broken}" if self._broken else message)
+        ended.stage = ended.stage or self._stage
+        if ended.how != pb.Ended.OK:
+            ended.log_tail.extend(self._log)
+        return ended
+
+    def kill(self) -> None:
+        """End the worker and all that it started."""
+        self._timer.cancel()
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.kill()
+
+    def _read_log(self) -> None:
+        for line in _pipe(self._process.stderr):
+            self._log.append(line.decode(errors="replace").rstrip()[:500])
+
+    def _signal_message(self, number: int) -> str:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        message = f"the worker died of {name} in stage {self._stage}"
+        oom = device_info.oom_kills()
+        if number == signal.SIGKILL and oom is not None and self._oom_before is not None and oom > self._oom_before:
+            message += "; the kernel killed a process for want of memory in that time"
+        return message
+
+
+def _start_meters(names: Sequence[str]) -> subprocess.Popen[bytes] | None:
+    """The meters' own process; None where the job wants none or names one that this agent does not have."""
+    known = [name for name in names if name in METERS]
+    if not known:
+        return None
+    command = [sys.executable, "-m", "pocketbench_agent.meters", *known]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _stop_meters(meters: subprocess.Popen[bytes] | None) -> Iterator[pb.Event]:
+    """What the meters read; nothing where they died or hang."""
+    if meters is None:
+        return
+    try:
+        output, _ = meters.communicate(timeout=KILL_WAIT_S)
+        yield from read_messages(io.BytesIO(output), pb.Event)
+    except (subprocess.TimeoutExpired, FramingError):
+        meters.kill()
+        meters.wait()
+
+
+def prepare_files(job: pb.Job, folder: Path, cache: BlobCache, home: Path) -> None:
+    """Lay the job's files out under their names, and unpack its runtime. JobError names what is missing or unsafe."""
+    wanted = [*job.files, *([job.program.inputs] if job.program.inputs.path else [])]
+    if not job.files:
+        raise JobError("a job needs a model file")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in wanted:
+        target = folder / _safe(file.path)
+        source = cache.path(file.sha256)
+        if source is None:
+            raise JobError(f"the file for {file.path!r} is not in the cache")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            target.symlink_to(source)
+    archive = job.program.runtime_archive
+    if archive.path:
+        _unpack(archive, cache, home)
+    for file in wanted:
+        cache.pin(file.sha256)
+
+
+def release_files(job: pb.Job, cache: BlobCache) -> None:
+    """The job needs its blobs no more."""
+    for file in [*job.files, *([job.program.inputs] if job.program.inputs.path else [])]:
+        cache.unpin(file.sha256)
+
+
+def _safe(path: str) -> PurePosixPath:
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+        raise JobError(f"{path!r} is not a plain relative path")
+    return pure
+
+
+def _unpack(archive: pb.File, cache: BlobCache, home: Path) -> None:
+    folder = runtime_folder(archive, home)
+    if folder.is_dir():
+        return
+    source = cache.path(archive.sha256)
+    if source is None:
+        raise JobError(f"the runtime {archive.path!r} is not in the cache")
+    partial = folder.with_suffix(f".{os.getpid()}")
+    try:
+        with zipfile.ZipFile(source) as packed:
+            packed.extractall(partial)
+    except zipfile.BadZipFile as error:
+        raise JobError(f"the runtime {archive.path!r} is not a zip archive: {error}") from error
+    partial.replace(folder)
+
+
+def runtime_folder(archive: pb.File, home: Path) -> Path:
+    """Where a runtime of its own lives: one folder a content."""
+    return home / "runtimes" / archive.sha256.hex()[:32]
+
+
+def _environment(job: pb.Job, home: Path) -> Mapping[str, str]:
+    """The worker's environment: C locale for parsers, no BLAS threads that the case did not ask for."""
+    here = str(Path(__file__).resolve().parents[1])
+    folders = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    if job.program.runtime_archive.path:
+        folders.insert(0, str(runtime_folder(job.program.runtime_archive, home)))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "LC_ALL": "C.UTF-8",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe

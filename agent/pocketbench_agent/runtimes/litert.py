@@ -1,0 +1,228 @@
+"""LiteRT (ai-edge-litert) and its predecessor tflite-runtime, through the Interpreter that both share."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketbench_agent.errors import NotAvailable, StageError
+from pocketbench_agent.runtimes import (
+    Array,
+    LoadOptions,
+    ModelFacts,
+    Placement,
+    TensorInfo,
+    check_shapes,
+    check_static,
+    dtype_name,
+)
+
+
+class _Interpreter:
+    """What both packages do alike; a signature other than the first subgraph goes through the wrapper below."""
+
+    module: str
+    distribution: str
+
+    def __init__(self) -> None:
+        self._package = importlib.import_module(self.module)
+        self.version = version(self.distribution)
+
+    def load(self, files: Sequence[Path], options: LoadOptions) -> ModelFacts:
+        """Build the interpreter and allocate; StageError for a broken file, an unsupported op, open dimensions."""
+        if options.delegate != "cpu":
+            raise NotAvailable(f"this build of {self.distribution} has no delegate {options.delegate!r}")
+        try:
+            self._interpreter = self._package.Interpreter(model_path=str(files[0]), num_threads=options.threads)
+        except (ValueError, RuntimeError) as error:
+            raise StageError(f"{self.distribution} cannot read the file: {error}") from error
+        self._subgraph = 0
+        signatures: Mapping[str, Any] = self._interpreter._get_full_signature_list()
+        inputs, outputs = self._choose(options.signature, signatures)
+        check_shapes(options.shapes, {alias: _dims(detail) for alias, detail in inputs.items()})
+        for alias, detail in inputs.items():
+            if alias in options.shapes:
+                self._resize(detail["index"], options.shapes[alias])
+        check_static([(a, _dims(d)) for a, d in inputs.items() if a not in options.shapes])
+        try:
+            self._interpreter.allocate_tensors()
+            if self._subgraph:
+                self._wrapper.AllocateTensors(self._subgraph)
+        except (ValueError, RuntimeError) as error:
+            raise StageError(f"{self.distribution} cannot prepare the graph: {error}") from error
+        self._inputs = {a: self._detail(d["index"]) for a, d in inputs.items()}
+        self._outputs = {a: self._detail(d["index"]) for a, d in outputs.items()}
+        self._in = [self._tensor(d["index"]) for d in self._inputs.values()]
+        self._out = [self._tensor(d["index"]) for d in self._outputs.values()]
+        self._read_into: list[Array] = []
+        return ModelFacts(
+            tuple(_info(alias, detail) for alias, detail in self._inputs.items()),
+            tuple(_info(alias, detail) for alias, detail in self._outputs.items()),
+            signatures=tuple(signatures),
+        )
+
+    def bind(self, arrays: Sequence[Array]) -> None:
+        """Copy the inputs into the interpreter's arena."""
+        for own, array in zip(self._in, arrays, strict=True):
+            np.copyto(own(), array)
+
+    def run(self) -> None:
+        """Invoke; StageError where an op refuses."""
+        try:
+            if self._subgraph:
+                self._wrapper.Invoke(self._subgraph)
+            else:
+                self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise StageError(f"{self.distribution} failed in an inference: {error}") from error
+
+    def read(self) -> list[Array]:
+        """Copy the outputs out of the arena."""
+        if not self._read_into:
+            self._read_into = [view().copy() for view in self._out]
+            return self._read_into
+        for position, view in enumerate(self._out):
+            array = view()
+            if array.shape == self._read_into[position].shape:
+                np.copyto(self._read_into[position], array)
+            else:
+                self._read_into[position] = array.copy()
+        return self._read_into
+
+    def placement(self) -> Placement:
+        """Nodes that XNNPACK took, by walking back from the outputs through the executed graph."""
+        try:
+            ops = self._interpreter._get_ops_details()
+            outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        except (AttributeError, ValueError, RuntimeError):
+            return Placement()
+        executed = _executed(ops, outputs)
+        left = Counter(op["op_name"] for op in executed if op["op_name"] != "DELEGATE")
+        total = sum(op["op_name"] != "DELEGATE" for op in ops)
+        delegated = total - sum(left.values())
+        return Placement(
+            known=True,
+            nodes=total,
+            delegated=delegated,
+            partitions=sum(op["op_name"] == "DELEGATE" for op in executed),
+            on_cpu=dict(left),
+            evidence="walk of the executed graph",
+            accelerated_by="xnnpack" if delegated else "",
+        )
+
+    def close(self) -> None:
+        """Drop the interpreter."""
+        self._in = self._out = []
+        del self._interpreter
+
+    @property
+    def _wrapper(self) -> Any:
+        return self._interpreter._interpreter
+
+    def _choose(self, wanted: str | None, signatures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The inputs and outputs by the name users know: the signature's, else the tensor's."""
+        if wanted is not None and wanted not in signatures:
+            known = ", ".join(map(repr, signatures)) or "none"
+            raise StageError(f"--signature {wanted!r} is not in the file; it has {known}")
+        if wanted is None:
+            details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            names: dict[int, str] = {}
+            for key, signature in signatures.items():
+                if self._wrapper.GetSubgraphIndexFromSignature(key) == 0:
+                    names = {i: n for side in ("inputs", "outputs") for n, i in signature[side].items()}
+                    break
+            inputs, outputs = ({names.get(d["index"], d["name"]): d for d in side} for side in details)
+            return inputs, outputs
+        self._subgraph = self._wrapper.GetSubgraphIndexFromSignature(wanted)
+        signature = signatures[wanted]
+        return (
+            {name: self._detail(index) for name, index in signature["inputs"].items()},
+            {name: self._detail(index) for name, index in signature["outputs"].items()},
+        )
+
+    def _detail(self, index: int) -> dict[str, Any]:
+        detail: dict[str, Any] = (
+            self._interpreter._get_tensor_details(index, self._subgraph)
+            if self._subgraph
+            else next(
+                d
+                for d in (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
+                if d["index"] == index
+            )
+        )
+        return detail
+
+    def _resize(self, index: int, shape: tuple[int, ...]) -> None:
+        try:
+            if self._subgraph:
+                self._wrapper.ResizeInputTensor(index, np.array(shape, np.int32), True, self._subgraph)
+            else:
+                self._interpreter.resize_tensor_input(index, list(shape), strict=True)
+        except (ValueError, RuntimeError) as error:
+            raise StageError(f"--shape {'x'.join(map(str, shape))} is refused: {error}") from error
+
+    def _tensor(self, index: int) -> Callable[[], Array]:
+        """A function that gives a fresh view: a kept one would make the interpreter refuse to run."""
+        if not self._subgraph:
+            made: Callable[[], Array] = self._interpreter.tensor(index)
+            return made
+        wrapper, subgraph = self._wrapper, self._subgraph
+        return lambda: wrapper.tensor(self._interpreter, index, subgraph)
+
+
+class LiteRt(_Interpreter):
+    """ai-edge-litert."""
+
+    module = "ai_edge_litert.interpreter"
+    distribution = "ai-edge-litert"
+
+
+class TfliteRuntime(_Interpreter):
+    """tflite-runtime, last released in 2023: a runtime of its own name, because its XNNPACK takes no quantized node."""
+
+    module = "tflite_runtime.interpreter"
+    distribution = "tflite-runtime"
+
+
+def _dims(detail: Mapping[str, Any]) -> list[int]:
+    signature = detail.get("shape_signature")
+    chosen = detail["shape"] if signature is None or len(signature) == 0 else signature
+    return [int(d) for d in chosen]
+
+
+def _info(alias: str, detail: Mapping[str, Any]) -> TensorInfo:
+    quantization = detail["quantization_parameters"]
+    scales = tuple(float(s) for s in quantization["scales"])
+    return TensorInfo(
+        name=str(detail["name"]),
+        alias=alias,
+        dtype=dtype_name(detail["dtype"]),
+        shape=tuple(int(d) for d in detail["shape"]),
+        scale=scales,
+        zero_point=tuple(int(z) for z in quantization["zero_points"]),
+        axis=int(quantization["quantized_dimension"]) if len(scales) > 1 else None,
+    )
+
+
+def _executed(ops: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -> list[Mapping[str, Any]]:
+    """The ops that run: the list holds both the original nodes and the DELEGATE nodes that replaced them."""
+    producers: dict[int, Mapping[str, Any]] = {}
+    for op in ops:
+        for tensor in op["outputs"]:
+            if op["op_name"] == "DELEGATE" or tensor not in producers:
+                producers[int(tensor)] = op
+    seen: dict[int, Mapping[str, Any]] = {}
+    queue = list(outputs)
+    while queue:
+        found = producers.get(int(queue.pop()))
+        if found is None or found["index"] in seen:
+            continue
+        seen[found["index"]] = found
+        queue += [int(t) for t in found["inputs"] if t >= 0]
+    return list(seen.values())

@@ -1,0 +1,172 @@
+"""ONNX Runtime: the CPU provider, and whatever other provider the installed build has."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from pocketbench_agent.errors import NotAvailable, StageError
+from pocketbench_agent.runtimes import (
+    Array,
+    LoadOptions,
+    ModelFacts,
+    Placement,
+    TensorInfo,
+    check_shapes,
+    check_static,
+)
+
+CPU = "CPUExecutionProvider"
+# The order says which is preferred where a delegate can mean several.
+DELEGATES = {"npu": ["QNNExecutionProvider"], "gpu": ["WebGpuExecutionProvider", "QNNExecutionProvider"]}
+
+# https://onnxruntime.ai/docs/api/python: NodeArg.type is the ONNX type's name.
+DTYPES = {
+    "float": "float32",
+    "float16": "float16",
+    "double": "float64",
+    "bool": "bool",
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class OnnxRuntime:
+    """One InferenceSession with its inputs and outputs bound, so that a run copies nothing."""
+
+    def __init__(self) -> None:
+        self.version = ort.__version__
+        ort.set_default_logger_severity(3)
+
+    def load(self, files: Sequence[Path], options: LoadOptions) -> ModelFacts:
+        """Create the session; StageError for a broken file, an unsupported op, open dimensions."""
+        if options.signature is not None:
+            raise StageError("--signature is for .tflite files; ONNX has none")
+        self._path, self._options = files[0], options
+        self._provider = _provider(options.delegate)
+        self._session = self._open(ort.SessionOptions())
+        nodes = {node.name: node for node in self._session.get_inputs()}
+        check_shapes(options.shapes, {name: node.shape for name, node in nodes.items()})
+        check_static([(name, node.shape) for name, node in nodes.items() if name not in options.shapes])
+        inputs = tuple(
+            TensorInfo(n.name, _dtype(n), tuple(options.shapes.get(n.name, tuple(n.shape)))) for n in nodes.values()
+        )
+        self._binding = self._session.io_binding()
+        self._in = [ort.OrtValue.ortvalue_from_numpy(np.zeros(i.shape, i.dtype)) for i in inputs]
+        for info, value in zip(inputs, self._in, strict=True):
+            self._binding.bind_ortvalue_input(info.name, value)
+        outputs: list[TensorInfo] = []
+        self._out: list[Any] = []
+        for node in self._session.get_outputs():
+            dtype = _dtype(node)
+            fixed = all(isinstance(d, int) for d in node.shape)
+            outputs.append(TensorInfo(node.name, dtype, tuple(node.shape) if fixed else ()))
+            value = ort.OrtValue.ortvalue_from_numpy(np.zeros(node.shape, dtype)) if fixed else None
+            if value is None:
+                self._binding.bind_output(node.name)
+            else:
+                self._binding.bind_ortvalue_output(node.name, value)
+            self._out.append(value)
+        self._read_into: list[Array] = []
+        return ModelFacts(inputs, tuple(outputs))
+
+    def bind(self, arrays: Sequence[Array]) -> None:
+        """Copy the inputs into the bound values."""
+        for own, array in zip(self._in, arrays, strict=True):
+            own.update_inplace(array)
+
+    def run(self) -> None:
+        """Run the bound session; StageError where a node refuses."""
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime raises a class of its own for each status code
+            raise StageError(f"onnxruntime failed in an inference: {_first_line(error)}") from error
+
+    def read(self) -> list[Array]:
+        """Copy the outputs out."""
+        values = self._out if all(value is not None for value in self._out) else self._binding.get_outputs()
+        arrays = [value.numpy() for value in values]
+        if [a.shape for a in arrays] != [a.shape for a in self._read_into]:
+            self._read_into = [array.copy() for array in arrays]
+        else:
+            for own, array in zip(self._read_into, arrays, strict=True):
+                np.copyto(own, array)
+        return self._read_into
+
+    def placement(self) -> Placement:
+        """Nodes by provider, from a profiled session of its own (profiling slows a session up to 2.7x)."""
+        if self._provider == CPU:
+            return Placement(used="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            settings = ort.SessionOptions()
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._open(settings)
+            feeds = {node.name: value.numpy() for node, value in zip(session.get_inputs(), self._in, strict=True)}
+            session.run(None, feeds)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        ran = {
+            (event["name"], event["args"]["op_name"], event["args"]["provider"])
+            for event in events
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+        }
+        taken = [op for _, op, provider in ran if provider != CPU]
+        left = Counter(op for _, op, provider in ran if provider == CPU)
+        return Placement(
+            known=True,
+            nodes=len(ran),
+            delegated=len(taken),
+            partitions=len(taken),
+            on_cpu=dict(left),
+            evidence="profile of a session of its own",
+            used=self._options.delegate if taken else "cpu",
+            accelerated_by=self._provider if taken else "",
+        )
+
+    def close(self) -> None:
+        """Drop the session."""
+        del self._binding, self._session
+
+    def _open(self, settings: Any) -> Any:
+        settings.intra_op_num_threads = self._options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        providers: list[Any] = [CPU]
+        if self._provider != CPU:
+            providers.insert(0, (self._provider, dict(self._options.options)))
+        try:
+            return ort.InferenceSession(str(self._path), settings, providers=providers)
+        except Exception as error:  # a class of its own for each status code, RuntimeError for some
+            raise StageError(f"onnxruntime cannot load the file: {_first_line(error)}") from error
+
+
+def _provider(delegate: str) -> str:
+    installed = ort.get_available_providers()
+    if delegate == "cpu":
+        return CPU
+    wanted = DELEGATES.get(delegate, [f"{delegate}executionprovider"])
+    for name in wanted:
+        for have in installed:
+            if have.lower() == name.lower():
+                return str(have)
+    shown = ", ".join(p.removesuffix("ExecutionProvider") for p in installed)
+    raise NotAvailable(f"this build of onnxruntime has no provider for {delegate!r}; it has {shown}")
+
+
+def _dtype(node: Any) -> str:
+    """The numpy name of a NodeArg's type; StageError for what is not a tensor of numbers."""
+    kind = str(node.type)
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    if not kind.startswith("tensor(") or inner not in DTYPES:
+        raise StageError(f"{node.name!r} is of type {kind}, which cannot be benchmarked")
+    return DTYPES[inner]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

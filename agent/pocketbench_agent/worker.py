@@ -1,0 +1,306 @@
+"""A worker: reads one Job from stdin, writes Events to stdout, both length-delimited protobuf, and ends.
+
+Any program that does this is a worker (docs/worker-protocol.md); this one drives the Python runtimes. For
+phase `score` the Job is followed by Tensors, each answered by one Event with tensors, until stdin ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pocketbench_agent import device_info, inputs, loop
+from pocketbench_agent.errors import NotAvailable, StageError
+from pocketbench_agent.framing import FramingError, frame, read_message
+from pocketbench_agent.rpc import agent_pb2 as pb
+from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, Runtime, TensorInfo, create
+
+OTHER_SEED = 0x5EED
+S = 1_000_000_000
+
+
+class Emitter:
+    """Writes events; remembers the stage for whoever has to say where it went wrong."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.stage = "start"
+
+    def send(self, **what: Any) -> None:
+        """One event, now."""
+        self._stream.write(frame(pb.Event(mono_ns=time.perf_counter_ns(), **what)))
+        self._stream.flush()
+
+    def begin(self, stage: str) -> None:
+        """A stage starts; it lasts until the next begins."""
+        self.stage = stage
+        self.send(phase=pb.Phase(name=stage, begin=True))
+
+    def reading(self, source: str, quantity: str, unit: str, *values: tuple[int, int | None]) -> None:
+        """A reading of (time, value) pairs; a None value makes it a missing one."""
+        missing = any(value is None for _, value in values)
+        self.send(
+            reading=pb.Reading(
+                source=source,
+                quantity=quantity,
+                unit=unit,
+                t_ns=[] if missing else [t for t, _ in values],
+                value=[] if missing else [v for _, v in values if v is not None],
+                missing="not offered by this system" if missing else "",
+            )
+        )
+
+
+def main() -> int:
+    """Run the one job on stdin. The exit code is 0 whenever an Ended event could be written."""
+    stdin, stdout = sys.stdin.buffer, _private_stdout()
+    emitter = Emitter(stdout)
+    try:
+        job = read_message(stdin, pb.Job)
+        if job is None:
+            return 2
+        _run(job, stdin, emitter)
+        ended = pb.Ended(how=pb.Ended.OK)
+    except NotAvailable as error:
+        ended = pb.Ended(how=pb.Ended.UNAVAILABLE, stage=emitter.stage, message=str(error))
+    except (StageError, FramingError) as error:
+        ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message=str(error))
+    except MemoryError:
+        ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message="out of memory")
+    except Exception as error:  # whatever a runtime throws is the job's end, not the agent's
+        message = f"{type(error).__name__}: {error}"
+        ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message=message)
+    emitter.send(ended=ended)
+    return 0
+
+
+def _private_stdout() -> BinaryIO:
+    """The event stream, moved out of the reach of runtimes, whose prints go to stderr instead."""
+    private = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(private, "wb")
+
+
+def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
+    emitter.begin("start")
+    if job.placement.cpus:
+        try:
+            os.sched_setaffinity(0, job.placement.cpus)
+        except (OSError, AttributeError) as error:
+            raise StageError(f"--cpus {','.join(map(str, job.placement.cpus))}: {error}") from error
+    _memory(emitter, "start")
+    emitter.begin("runtime")
+    runtime: Runtime = create(job.program.runtime, job.program.runtime_class)
+    _memory(emitter, "runtime")
+    emitter.begin("load")
+    options = LoadOptions(
+        threads=job.placement.threads or 1,
+        delegate=job.program.delegate or "cpu",
+        options=dict(job.program.options),
+        signature=job.program.signature or None,
+        shapes={name: tuple(shape.dims) for name, shape in job.program.shapes.items()},
+        process_index=job.plan.process_index,
+    )
+    facts = runtime.load([Path(file.path) for file in job.files], options)
+    emitter.begin("inputs")
+    _memory(emitter, "loaded")
+    from_file = bool(job.program.inputs.path)
+    emitter.send(facts=_facts(facts, runtime, "file" if from_file else "seed"))
+    if job.phase == "score":
+        _score(runtime, facts, stdin, emitter)
+    else:
+        if from_file:
+            arrays = inputs.from_file(Path(job.program.inputs.path), facts.inputs)
+        else:
+            arrays = inputs.seeded(facts.inputs, job.program.seed)
+        _measure(job, runtime, facts, arrays, emitter)
+    _memory(emitter, "peak")
+    runtime.close()
+
+
+def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Array], emitter: Emitter) -> None:
+    plan = job.plan
+    emitter.begin("first")
+    moves = loop.Moves(lambda: runtime.bind(arrays), runtime.run, runtime.read)
+    moves.bind()
+    begin = loop.CLOCK()
+    runtime.run()
+    outputs = runtime.read()
+    emitter.send(samples=pb.Samples(phase="first", run_ns=[loop.CLOCK() - begin], io_ns=[0], every=1))
+    emitter.begin("outputs")
+    kept = [array.copy() for array in outputs]
+    emitter.send(outputs=_output_facts(kept, facts, _constant(runtime, facts, kept)))
+    if plan.keep_outputs:
+        emitter.send(tensors=_tensors(kept, facts.outputs))
+    if job.phase == "reference":
+        return
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    emitter.begin("probe")
+    probe = loop.probe(moves)
+    emitter.send(
+        synchronisation=pb.Synchronisation(run_ns=probe.run_ns, read_ns=probe.read_ns, reread_ns=probe.reread_ns)
+    )
+    emitter.begin("warm_up")
+    warm = loop.warm_up(
+        moves,
+        plan.warm_up_min_runs or 1,
+        round(plan.warm_up_min_time_s * S),
+        round(plan.warm_up_max_time_s * S),
+    )
+    emitter.begin("timed")
+    limits = loop.Limits(plan.min_runs, plan.max_runs, round(plan.min_time_s * S), round(plan.max_time_s * S))
+    before, cpu_before = _conditions(), time.process_time_ns()
+    samples = loop.timed(moves, limits)
+    cpu_after, after = time.process_time_ns(), _conditions()
+    gc.enable()
+    emitter.begin("report")
+    emitter.send(warm_up=pb.WarmUp(runs=warm.runs, steady=warm.steady))
+    for phase, kept_samples in (("warm_up", warm.samples), ("timed", samples)):
+        emitter.send(
+            samples=pb.Samples(
+                phase=phase,
+                run_ns=kept_samples.run_ns,
+                io_ns=kept_samples.io_ns,
+                every=kept_samples.every,
+            )
+        )
+    (t0, first), (t1, last) = before, after
+    emitter.reading("worker", "cpu_time", "ns", (t0, cpu_before), (t1, cpu_after))
+    for (source, quantity, unit), value in first.items():
+        emitter.reading(source, quantity, unit, (t0, value), (t1, last[source, quantity, unit]))
+    emitter.send(placed=_placed(runtime.placement()))
+
+
+def _conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:
+    """What is read just before and just after the timed runs."""
+    clocks = device_info.clocks()
+    times = device_info.cpu_times()
+    return clocks.mono_ns, {
+        ("clock", "boottime", "ns"): clocks.boottime_ns,
+        ("clock", "realtime", "ns"): clocks.realtime_ns,
+        ("worker", "run_delay", "ns"): device_info.run_delay_ns(),
+        ("worker", "swap", "bytes"): device_info.swap_bytes(),
+        ("system", "stolen", "ticks"): times[1] if times else None,
+        ("system", "all", "ticks"): times[2] if times else None,
+    }
+
+
+def _memory(emitter: Emitter, point: str) -> None:
+    value = device_info.peak_rss_bytes() if point == "peak" else device_info.rss_bytes()
+    emitter.reading("memory", point, "bytes", (time.perf_counter_ns(), value))
+
+
+def _constant(runtime: Runtime, facts: ModelFacts, outputs: list[Array]) -> bool | None:
+    """Do other inputs give the very same outputs? None where the other inputs are refused."""
+    try:
+        runtime.bind(inputs.seeded(facts.inputs, OTHER_SEED))
+        runtime.run()
+        others = runtime.read()
+    except (StageError, ValueError):
+        return None
+    return bool(outputs) and all(
+        a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(outputs, others, strict=True)
+    )
+
+
+def _output_facts(outputs: list[Array], facts: ModelFacts, constant: bool | None) -> pb.OutputFacts:
+    made = pb.OutputFacts(constant_checked=constant is not None, constant=bool(constant))
+    for array, info in zip(outputs, facts.outputs, strict=True):
+        floating = array.dtype.kind == "f"
+        made.outputs.append(
+            pb.OutputFact(
+                name=info.name,
+                values=array.size,
+                nan=int(np.isnan(array).sum()) if floating else 0,
+                inf=int(np.isinf(array).sum()) if floating else 0,
+                sha256=hashlib.sha256(array.tobytes()).digest(),
+                dtype=array.dtype.name,
+                shape=array.shape,
+            )
+        )
+    return made
+
+
+def _score(runtime: Runtime, facts: ModelFacts, stdin: BinaryIO, emitter: Emitter) -> None:
+    """Answer tensors with tensors until stdin ends."""
+    emitter.begin("score")
+    while (message := read_message(stdin, pb.Tensors)) is not None:
+        if len(message.t) != len(facts.inputs):
+            raise StageError(f"{len(message.t)} inputs came for a model with {len(facts.inputs)}")
+        arrays = []
+        for tensor, info in zip(message.t, facts.inputs, strict=True):
+            if tensor.dtype != info.dtype or tuple(tensor.shape) != info.shape:
+                raise StageError(
+                    f"input {info.name!r} came as {tensor.dtype} {list(tensor.shape)}, "
+                    f"the model wants {info.dtype} {list(info.shape)}"
+                )
+            arrays.append(np.frombuffer(tensor.data, tensor.dtype).reshape(info.shape))
+        runtime.bind(arrays)
+        begin = loop.CLOCK()
+        runtime.run()
+        outputs = runtime.read()
+        answer = _tensors(outputs, facts.outputs)
+        answer.id, answer.run_ns = message.id, loop.CLOCK() - begin
+        emitter.send(tensors=answer)
+
+
+def _tensors(arrays: Sequence[Array], infos: Sequence[TensorInfo]) -> pb.Tensors:
+    return pb.Tensors(
+        t=[
+            pb.Tensor(name=info.name, dtype=array.dtype.name, shape=array.shape, data=array.tobytes())
+            for array, info in zip(arrays, infos, strict=True)
+        ]
+    )
+
+
+def _facts(facts: ModelFacts, runtime: Runtime, inputs_from: str) -> pb.ModelFacts:
+    return pb.ModelFacts(
+        inputs=[_tensor_info(info) for info in facts.inputs],
+        outputs=[_tensor_info(info) for info in facts.outputs],
+        runtime_version=runtime.version,
+        precision=facts.precision,
+        inputs_from=inputs_from,
+        python=sys.version.split()[0],
+        numpy=np.__version__,
+        signatures=facts.signatures,
+    )
+
+
+def _tensor_info(info: TensorInfo) -> pb.TensorInfo:
+    return pb.TensorInfo(
+        name=info.alias or info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        scale=info.scale,
+        zero_point=info.zero_point,
+        axis=info.axis or 0,
+        has_axis=info.axis is not None,
+    )
+
+
+def _placed(placement: Placement) -> pb.Placed:
+    return pb.Placed(
+        known=placement.known,
+        nodes=placement.nodes,
+        delegated=placement.delegated,
+        partitions=placement.partitions,
+        on_cpu=placement.on_cpu,
+        evidence=placement.evidence,
+        adapter=placement.adapter,
+        used=placement.used,
+        accelerated_by=placement.accelerated_by,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
