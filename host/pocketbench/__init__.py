@@ -1,0 +1,5 @@
+"""pocketbench: on-device benchmarking of neural networks."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,150 @@
+"""devices.yaml: which devices there are and how they are reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pocketbench.errors import ConfigError, UsageError, nearest
+
+VARIABLE = "POCKETBENCH_DEVICES"
+LOCAL = "local"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Power(_Strict):
+    """Where power is read, and what the readings mean."""
+
+    meter: str | None = None
+    sign: Literal[1, -1] | None = None
+    unit: str | None = None
+    external_supply: bool = False
+    switch: dict[Literal["off", "on"], str] | None = None
+
+
+class DeviceEntry(_Strict):
+    """One device."""
+
+    transport: Literal["local", "adb", "ssh"]
+    serial: str | None = None
+    address: str | None = None
+    host: str | None = None
+    port: int | None = Field(default=None, ge=1, le=65535)
+    user: str | None = None
+    key: str | None = None
+    tags: tuple[str, ...] = ()
+    kind: str | None = None
+    lab_host: str | None = None
+    workdir: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    python: str | None = None
+    delegates: dict[str, Any] = Field(default_factory=dict)
+    power: Power | None = None
+    cpus: tuple[int, ...] = ()
+    native_tools: dict[str, str] = Field(default_factory=dict)
+    prepare: dict[str, Any] = Field(default_factory=dict)
+    cooldown: float | Literal["auto"] | None = None
+
+
+class DevicesFile(_Strict):
+    """The whole file."""
+
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    devices: dict[str, DeviceEntry] = Field(default_factory=dict)
+
+
+def find(option: Path | None) -> Path | None:
+    """--devices, else $POCKETBENCH_DEVICES, else ./devices.yaml, else the user's config folder; None: none."""
+    for given, source in ((option, "--devices"), (os.environ.get(VARIABLE), VARIABLE)):
+        if given:
+            path = Path(given)
+            if not path.is_file():
+                raise UsageError(f"{source} {path}: {'is a folder' if path.is_dir() else 'no such file'}")
+            return path
+    import platformdirs
+
+    candidates = (Path("devices.yaml"), Path(platformdirs.user_config_dir("pocketbench")) / "devices.yaml")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load(path: Path | None) -> Mapping[str, DeviceEntry]:
+    """All devices, `local` always among them. ConfigError names file, line, key and the nearest key."""
+    if path is None:
+        return {LOCAL: DeviceEntry(transport="local")}
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        tree = YAML(typ="rt").load(path.read_text())
+    except MarkedYAMLError as error:
+        line = (error.problem_mark.line + 1) if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}:1: must hold a mapping with the key 'devices'")
+    try:
+        merged = _with_defaults(tree)
+        file = DevicesFile.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}:{_line(tree, first['loc'])}: {_explain(first)}") from error
+    return {LOCAL: DeviceEntry(transport="local"), **file.devices}
+
+
+def select(wanted: Sequence[str], devices: Mapping[str, DeviceEntry]) -> list[str]:
+    """Device names for what was typed: a name before a tag, `all` = every device of the file, each once."""
+    chosen: dict[str, None] = {}
+    tags = {tag for entry in devices.values() for tag in entry.tags}
+    for word in wanted:
+        if word in devices:
+            found: Iterator[str] = iter([word])
+        elif word == "all":
+            found = (name for name in devices if name != LOCAL or len(devices) == 1)
+        elif word in tags:
+            found = (name for name, entry in devices.items() if word in entry.tags)
+        else:
+            known = ", ".join(devices)
+            raise UsageError(f"unknown device {word!r}{nearest(word, [*devices, *tags])}; known: {known}")
+        chosen.update(dict.fromkeys(found))
+    return list(chosen)
+
+
+def _with_defaults(tree: Any) -> Any:
+    defaults = tree.get("defaults") or {}
+    devices = tree.get("devices") or {}
+    if not isinstance(devices, dict) or not isinstance(defaults, dict):
+        return tree
+    merged = {name: {**defaults, **entry} if isinstance(entry, dict) else entry for name, entry in devices.items()}
+    return {**tree, "devices": merged}
+
+
+def _line(tree: Any, location: Sequence[int | str]) -> int:
+    """The line of the innermost part of `location` that the file has."""
+    line = 1
+    node = tree
+    for part in location:
+        marks = getattr(node, "lc", None)
+        if marks is None or not isinstance(node, dict) or part not in node:
+            break
+        line = marks.key(part)[0] + 1
+        node = node[part]
+    return line
+
+
+def _explain(error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        model: type[BaseModel] = DevicesFile
+        if len(location) > 2:
+            model = Power if location[-2] == "power" else DeviceEntry
+        return f"unknown key {location[-1]!r}{nearest(location[-1], model.model_fields)} in {'.'.join(location[:-1])}"
+    return f"{where}: {error['msg']}"

@@ -1,0 +1,42 @@
+"""Outputs against the reference: same file, same runtime, same bytes, on the host's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketbench.measurement import Output
+from pocketbench.results import Fidelity
+
+# Of an output's largest magnitude; integer outputs may differ by one step.
+RELATIVE_TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 1e-2}
+INTEGER_STEPS = 1.0
+
+
+def compare(outputs: Sequence[Output], reference: Sequence[Output]) -> list[Fidelity]:
+    """One Fidelity an output, in stored values; an output that has no counterpart of its shape is not comparable."""
+    by_name = {output.name: output.array for output in reference}
+    return [_compare(output.name, output.array, by_name.get(output.name)) for output in outputs]
+
+
+def _compare(name: str, array: NDArray[Any], reference: NDArray[Any] | None) -> Fidelity:
+    if reference is None or reference.shape != array.shape or reference.dtype != array.dtype:
+        return Fidelity(name, None, None, 0.0)
+    ours, theirs = array.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
+    if array.dtype.kind == "f":
+        largest = float(np.abs(theirs).max(initial=0.0))
+        tolerance = RELATIVE_TOLERANCE.get(array.dtype.name, 1e-3) * largest
+    else:
+        tolerance = INTEGER_STEPS
+    norms = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    same = bool(np.array_equal(ours, theirs))
+    cosine = 1.0 if same else (float(np.dot(ours, theirs)) / norms if norms > 0 else None)
+    furthest = float(np.abs(ours - theirs).max(initial=0.0))
+    return Fidelity(name, _finite(cosine), _finite(furthest), tolerance if np.isfinite(tolerance) else 0.0)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""The raw facts of one process of one case, as the agent sent them: nothing here is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Nanoseconds = NDArray[np.int64]
+EMPTY: Nanoseconds = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the loaded model. Real value = (stored - zero_point) * scale, along `axis`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the runtime said of the model."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    runtime_version: str
+    precision: str
+    inputs_from: str
+    python: str
+    numpy: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the graph ran; `known` False where the runtime cannot tell."""
+
+    known: bool
+    nodes: int
+    delegated: int
+    partitions: int
+    on_cpu: Mapping[str, int]
+    evidence: str
+    adapter: str
+    used: str
+    accelerated_by: str
+
+
+@dataclass(frozen=True)
+class OutputFact:
+    """One output of the first inference."""
+
+    name: str
+    values: int
+    nan: int
+    inf: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sensor's values with their times (device monotonic ns), or why there are none."""
+
+    source: str
+    quantity: str
+    unit: str
+    t_ns: tuple[int, ...] = ()
+    value: tuple[int, ...] = ()
+    missing: str = ""
+
+    @property
+    def change(self) -> int | None:
+        """Last value less first; None where there are not two."""
+        return self.value[-1] - self.value[0] if len(self.value) > 1 else None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: ok error signal timeout no_output unavailable cancelled."""
+
+    how: str
+    stage: str = ""
+    message: str = ""
+    signal: int = 0
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Process:
+    """One worker process of one case. Spans are nanoseconds; empty arrays where a phase was not reached."""
+
+    round: int
+    ended: Ended
+    attempt: int = 1
+    facts: Facts | None = None
+    placed: Placed | None = None
+    load_ns: int | None = None
+    first_ns: int | None = None
+    run_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    io_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    warm_up_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    warm_up_runs: int = 0
+    warm_up_steady: bool = False
+    probe_run_ns: tuple[int, ...] = ()
+    probe_read_ns: tuple[int, ...] = ()
+    probe_reread_ns: tuple[int, ...] = ()
+    outputs: tuple[OutputFact, ...] = ()
+    output_constant: bool | None = None
+    readings: tuple[Reading, ...] = ()
+    boot_id: str = ""
+    waited_s: float = 0.0
+    hot_start: bool = False
+
+    @property
+    def p50_ns(self) -> float | None:
+        """Median of the timed runs."""
+        return float(np.median(self.run_ns)) if len(self.run_ns) else None
+
+    def reading(self, source: str, quantity: str) -> Reading | None:
+        """The reading of that name, if it was sent."""
+        return next((r for r in self.readings if r.source == source and r.quantity == quantity), None)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Values of one output that were kept for comparison."""
+
+    name: str
+    array: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the device said of itself at the start of the session."""
+
+    model: str
+    soc: str
+    os: str
+    kernel: str
+    cpu: str
+    boot_id: str
+    fingerprint: str
+    cpus: int
+    arch: str
+    libc: str
+    python: str
+    free_bytes: int
+    memory_bytes: int
+    runtimes: Sequence[str] = ()
+    agent_build: str = ""

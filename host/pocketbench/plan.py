@@ -1,0 +1,179 @@
+"""What is to be measured (Case) and how (Plan); the matrix of cases and the order of its rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+
+from pocketbench.errors import UsageError, nearest
+from pocketbench.models import ModelFile
+
+# Which runtimes read which suffix; the first is the default.
+READERS: Mapping[str, tuple[str, ...]] = {
+    ".tflite": ("litert", "tflite-runtime"),
+    ".onnx": ("onnxruntime",),
+    ".ort": ("onnxruntime",),
+    ".null": ("null",),
+}
+RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "null")
+DELEGATES = ("cpu", "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "coreml", "acl", "openvino", "azure")
+SCENARIO = "single_stream"
+
+
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """A runtime by name, with a version where one was asked for."""
+
+    name: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell: device x model x runtime x delegate x threads x cpus x shape x scenario."""
+
+    device: str
+    model: ModelFile
+    runtime: RuntimeChoice
+    delegate: str = "cpu"
+    threads: int = 1
+    cpus: tuple[int, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    signature: str | None = None
+    scenario: str = SCENARIO
+
+    @property
+    def key(self) -> str:
+        """Names the cell within a run; the same cell of another run has the same key."""
+        parts = {
+            "device": self.device,
+            "model": [[f.name, f.sha256] for f in self.model.files],
+            "runtime": str(self.runtime),
+            "delegate": self.delegate,
+            "threads": self.threads,
+            "cpus": self.cpus,
+            "shapes": self.shapes,
+            "signature": self.signature,
+            "scenario": self.scenario,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """For progress and messages."""
+        delegate = "" if self.delegate == "cpu" else f" {self.delegate}"
+        return f"{self.model.file_name} {self.runtime}{delegate} x{self.threads}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How each case is measured; times in seconds."""
+
+    processes: int = 6
+    min_runs: int = 120
+    max_runs: int = 10_000
+    min_time_s: float = 0.5
+    max_time_s: float = 10.0
+    warm_up_min_runs: int = 3
+    warm_up_min_time_s: float = 0.5
+    warm_up_max_time_s: float = 30.0
+    cooldown_s: float | None = None
+    seed: int = 0
+
+    @property
+    def deadline_s(self) -> int:
+        """When the agent ends a job that hangs: a slow load, a cold accelerator, then twice the longest phases."""
+        return round(120 + 2 * (self.warm_up_max_time_s + self.max_time_s))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One invocation: its cases, how they are measured, and what they are fed and scored with."""
+
+    cases: tuple[Case, ...]
+    plan: Plan
+    inputs: str | None = None
+    workload: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The same for two invocations that would measure the same: `--resume` looks for it."""
+        parts = {
+            "cases": [case.key for case in self.cases],
+            "plan": asdict(self.plan) | {"seed": None},
+            "inputs": self.inputs,
+            "workload": self.workload,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def matrix(
+    devices: Sequence[str],
+    models: Sequence[ModelFile],
+    runtimes: Sequence[RuntimeChoice],
+    delegates: Sequence[str],
+    threads: Sequence[int],
+    cpus: tuple[int, ...] = (),
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = (),
+    signature: str | None = None,
+) -> tuple[Case, ...]:
+    """Every combination, each once. UsageError where a runtime reads none of the models, or a model has no reader."""
+    pairs = [(model, runtime) for model in models for runtime in readers(model, runtimes)]
+    for runtime in runtimes:
+        if not any(chosen == runtime for _, chosen in pairs):
+            suffixes = ", ".join(s for s, names in READERS.items() if runtime.name in names)
+            raise UsageError(f"--runtime {runtime} reads {suffixes} files, and no --model is one")
+    cells = (
+        Case(device, model, runtime, delegate, count, cpus, shapes, signature)
+        for device, (model, runtime), delegate, count in product(devices, pairs, delegates, threads)
+    )
+    return tuple({cell.key: cell for cell in cells}.values())
+
+
+def readers(model: ModelFile, runtimes: Sequence[RuntimeChoice]) -> list[RuntimeChoice]:
+    """The runtimes that this model is to run on. UsageError where there is none."""
+    able = READERS.get(model.suffix)
+    if able is None:
+        known = ", ".join(READERS)
+        raise UsageError(f"{model.path}: no runtime reads {model.suffix or 'a file without a suffix'!s}; known: {known}")
+    if not runtimes:
+        return [RuntimeChoice(able[0])]
+    chosen = [runtime for runtime in runtimes if runtime.name in able]
+    if not chosen:
+        given = ", ".join(map(str, runtimes))
+        raise UsageError(f"{model.path}: --runtime {given} does not read {model.suffix}; {', '.join(able)} does")
+    return chosen
+
+
+def parse_runtime(text: str) -> RuntimeChoice:
+    """`NAME` or `NAME==VERSION`; UsageError with the nearest name for an unknown one."""
+    name, _, version = text.partition("==")
+    if name not in RUNTIMES:
+        raise UsageError(f"unknown runtime {name!r}{nearest(name, RUNTIMES)}; known: {', '.join(RUNTIMES)}")
+    return RuntimeChoice(name, version or None)
+
+
+def check_delegate(name: str) -> str:
+    """The name, if it is in the vocabulary; UsageError with the nearest one otherwise."""
+    if name not in DELEGATES:
+        raise UsageError(f"unknown delegate {name!r}{nearest(name, DELEGATES)}; known: {', '.join(DELEGATES)}")
+    return name
+
+
+def order(keys: Sequence[str], rounds: int, seed: int) -> list[list[str]]:
+    """For each round every key once, shuffled anew, so that drift and heat fall on all alike."""
+    shuffler = random.Random(seed)
+    made = []
+    for _ in range(rounds):
+        shuffled = list(keys)
+        shuffler.shuffle(shuffled)
+        made.append(shuffled)
+    return made

@@ -1,0 +1,301 @@
+"""A Result: what was measured of a case, its statistics and its verdict.
+
+The dataclasses have the names, units and nesting of the JSON (schema 1, report/result.schema.json), so that
+`to_doc` and `from_doc` are the only translation. None is "unavailable"; 0 never is.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+R = TypeVar("R")
+
+STATUSES = ("OK", "INVALID", "FALLBACK", "FAILED", "TIMEOUT", "CRASHED", "LOST", "SKIPPED")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity that results are compared by. direction: -1 less is better, 1 more is better."""
+
+    name: str
+    unit: str
+    direction: int
+
+
+METRICS = (
+    Metric("latency_p50", "ms", -1),
+    Metric("load", "ms", -1),
+    Metric("first_inference", "ms", -1),
+    Metric("memory_peak", "mb", -1),
+    Metric("size", "bytes", -1),
+    Metric("accuracy", "fraction", 1),
+)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a number may not be what it seems. severity: note warn invalid; scope: latency memory energy accuracy case."""
+
+    code: str
+    severity: str
+    scope: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What the device said of itself; None where the case never got that far."""
+
+    model: str | None = None
+    soc: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    cpu: str | None = None
+    boot_id: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Real value = (stored - zero_point) * scale, along `axis` where there are several."""
+
+    scale: Sequence[float]
+    zero_point: Sequence[int]
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """An input or output of the model."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
+    quantization: Quantization | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The file that ran."""
+
+    name: str
+    sha256: str
+    bytes: int
+    format: str | None
+    recipe: str | None
+    inputs: Sequence[TensorFacts] | None
+    outputs: Sequence[TensorFacts] | None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What ran it."""
+
+    name: str
+    version: str | None
+    precision: str | None
+
+
+@dataclass(frozen=True)
+class Delegate:
+    """What was asked to compute, and what did."""
+
+    requested: str
+    used: str | None = None
+    accelerated_by: str | None = None
+    adapter: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    coverage: str = "n/a"
+    nodes: int | None = None
+    nodes_delegated: int | None = None
+    partitions: int | None = None
+    on_cpu: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Runs before the timed ones, over all processes, and whether they had become steady."""
+
+    runs: int
+    steady: bool
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of the run span, milliseconds. stdev_between: of process medians; stdev_within: the median process's own."""
+
+    p50: float
+    ci95: Sequence[float] | None
+    mean: float
+    min: float
+    max: float
+    p90: float | None
+    p90_upper: float | None
+    p95: float | None
+    p95_upper: float | None
+    p99: float | None
+    p99_upper: float | None
+    stdev_within: float
+    stdev_between: float | None
+    n: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class Io:
+    """Copying inputs in and outputs out, milliseconds."""
+
+    p50: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Megabytes (10^6 bytes), the most of all processes; `model` is loaded less runtime."""
+
+    start: float | None
+    runtime: float | None
+    loaded: float | None
+    peak: float | None
+    model: float | None
+    metric: str
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Of the hottest zone, degrees Celsius."""
+
+    start: float
+    end: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Of the fastest core's policy, MHz."""
+
+    mean: float
+    ceiling: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of the workload's first metric, as fractions."""
+
+    metric: str
+    value: float
+    ci95: Sequence[float] | None
+    n: int
+    reference: float | None
+    difference: float | None
+    difference_ci95: Sequence[float] | None
+    higher_is_better: bool
+    others: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """One output against the same file on the same runtime, on the host's CPU, with the same bytes."""
+
+    output: str
+    cosine: float | None
+    max_abs: float | None
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case, measured and judged."""
+
+    id: str
+    device: str
+    device_info: DeviceFacts
+    transport: str
+    emulated: bool
+    attempt: int
+    model: Model
+    runtime: Runtime
+    threads: int
+    cpus: Sequence[int] | None
+    scenario: str
+    delegate: Delegate
+    status: str
+    stage: str | None
+    reasons: Sequence[Reason]
+    load_ms: float | None = None
+    first_inference_ms: float | None = None
+    warm_up: WarmUp | None = None
+    latency_ms: Latency | None = None
+    io_ms: Io | None = None
+    serial_rate_per_s: float | None = None
+    cpu_per_wall: float | None = None
+    run_delay_share: float | None = None
+    load_avg: float | None = None
+    memory_mb: Memory | None = None
+    energy: Mapping[str, Any] | None = None
+    temperature_c: Temperature | None = None
+    cpu_mhz: Clock | None = None
+    curve: Sequence[Any] | None = None
+    profile: Sequence[Any] | None = None
+    accuracy: Accuracy | None = None
+    fidelity: Sequence[Fidelity] | None = None
+    samples_ns: Sequence[Sequence[int]] = ()
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Model with its format, runtime and threads: enough to tell rows of one table apart."""
+        return f"{self.model.name} ({self.runtime.name}, {self.threads} thread{'s' if self.threads > 1 else ''})"
+
+    def process_medians_ns(self) -> list[float]:
+        """The unit of every statistic: one median a process, in the order of rounds."""
+        from statistics import median
+
+        return [float(median(samples)) for samples in self.samples_ns if len(samples)]
+
+    def metric(self, name: str) -> float | None:
+        """The value of one of METRICS, in its unit."""
+        values = {
+            "latency_p50": self.latency_ms.p50 if self.latency_ms else None,
+            "load": self.load_ms,
+            "first_inference": self.first_inference_ms,
+            "memory_peak": self.memory_mb.peak if self.memory_mb else None,
+            "size": float(self.model.bytes),
+            "accuracy": self.accuracy.value if self.accuracy else None,
+        }
+        return values[name]
+
+
+def to_doc(value: Any) -> Any:
+    """The JSON form of a result or a part of it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_doc(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_doc(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_doc(item) for item in value]
+    return value
+
+
+def from_doc(kind: type[R], doc: Mapping[str, Any]) -> R:
+    """A dataclass from its JSON form; unknown keys are ignored, missing ones take their default."""
+    hints = get_type_hints(kind)
+    known = {f.name: _build(hints[f.name], doc[f.name]) for f in fields(kind) if f.name in doc}  # type: ignore[arg-type]
+    return kind(**known)
+
+
+def _build(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(arm for arm in get_args(hint) if arm is not type(None))
+    if is_dataclass(hint):
+        return from_doc(hint, value)  # type: ignore[arg-type]
+    if get_origin(hint) is not None and isinstance(value, list):
+        inner = get_args(hint)[0] if get_args(hint) else Any
+        return tuple(_build(inner, item) for item in value)
+    return value

@@ -1,0 +1,109 @@
+"""The local device: the same agent process, over loopback."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.errors import NotReachable
+from pocketbench.transports import Completed
+
+END_WAIT_S = 5.0
+
+
+class Local:
+    """This machine."""
+
+    def __init__(self, name: str, entry: DeviceEntry) -> None:
+        self._name = name
+        self._spawned: list[LocalProcess] = []
+
+    def open(self) -> None:
+        """Nothing to connect to."""
+
+    def push(self, source: Path, target: str) -> None:
+        """A copy."""
+        shutil.copyfile(source, target)
+
+    def run(self, command: Sequence[str], timeout_s: float) -> Completed:
+        """A child process; NotReachable when it does not end in time."""
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NotReachable(f"{self._name}: {error}") from error
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+    def spawn(self, command: Sequence[str], first_line: str) -> LocalProcess:
+        """A child process in a session of its own: Ctrl-C at the terminal is the host's to handle."""
+        try:
+            process = LocalProcess(self._name, command, first_line)
+        except OSError as error:
+            raise NotReachable(f"{self._name}: cannot start the agent: {error}") from error
+        self._spawned.append(process)
+        return process
+
+    def forward(self, port: int) -> str:
+        """Loopback is here already."""
+        return f"127.0.0.1:{port}"
+
+    def close(self) -> None:
+        """End what was spawned."""
+        for process in self._spawned:
+            process.end()
+
+
+class LocalProcess:
+    """A child whose stdin stays open as long as the host lives: the agent ends when it closes."""
+
+    def __init__(self, name: str, command: Sequence[str], first_line: str) -> None:
+        self._name = name
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(first_line + "\n")
+        self._process.stdin.flush()
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name=f"{name}-stdout", daemon=True)
+        self._reader.start()
+
+    def read_line(self, timeout_s: float) -> str:
+        """The next line of stdout, empty at its end."""
+        try:
+            return self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            raise NotReachable(f"{self._name}: the agent said nothing for {timeout_s:.0f} s") from None
+
+    def end(self) -> None:
+        """Close stdin, then terminate, then kill."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        for act in (lambda: None, self._process.terminate, self._process.kill):
+            act()
+            try:
+                self._process.wait(END_WAIT_S)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._reader.join(1.0)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.strip())
+        self._lines.put("")
