@@ -6,7 +6,6 @@ simulated tree can stand in.
 
 from __future__ import annotations
 
-import ctypes.util
 import hashlib
 import os
 import platform
@@ -88,7 +87,7 @@ def device_info(home: Path) -> DeviceInfo:
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         arch=platform.machine(),
-        libc="-".join(platform.libc_ver()) if ctypes.util.find_library("c") else "",
+        libc="-".join(platform.libc_ver()),
         python=platform.python_version(),
         free_bytes=shutil.disk_usage(home).free,
         memory_bytes=_memory_bytes(),

@@ -82,6 +82,18 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """The device at one moment."""
+
+    readings: tuple[Reading, ...]
+    boot_id: str
+
+    def values(self, quantity: str) -> list[int]:
+        """The newest value of every reading of that quantity."""
+        return [r.value[-1] for r in self.readings if r.quantity == quantity and r.value]
+
+
+@dataclass(frozen=True)
 class Ended:
     """How a job ended: ok error signal timeout no_output unavailable cancelled."""
 
@@ -114,8 +126,8 @@ class Process:
     outputs: tuple[OutputFact, ...] = ()
     output_constant: bool | None = None
     readings: tuple[Reading, ...] = ()
+    job_id: str = ""
     boot_id: str = ""
-    waited_s: float = 0.0
     hot_start: bool = False
 
     @property

@@ -270,6 +270,22 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
 )
 
 
+# Every code that a row can have, for --fail-on: those of CHECKS, of the whole table, and of cases that ended badly.
+CODES: Sequence[str] = (
+    *(check.__name__ for check in CHECKS),
+    "runtime_differs",
+    "load_failed",
+    "run_failed",
+    "workload_failed",
+    "timed_out",
+    "worker_died",
+    "device_lost",
+    "device_busy",
+    "not_available",
+    "fallback",
+)
+
+
 def runtime_differs(versions: Mapping[str, set[str]]) -> dict[str, Reason]:
     """For each runtime of one table that ran in several versions: the warning that its rows get."""
     return {

@@ -243,14 +243,17 @@ class Observation(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     READINGS_FIELD_NUMBER: builtins.int
+    BOOT_ID_FIELD_NUMBER: builtins.int
+    boot_id: builtins.str
     @property
     def readings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Reading]: ...
     def __init__(
         self,
         *,
         readings: collections.abc.Iterable[global___Reading] | None = ...,
+        boot_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["readings", b"readings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["boot_id", b"boot_id", "readings", b"readings"]) -> None: ...
 
 global___Observation = Observation
 

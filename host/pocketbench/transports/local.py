@@ -91,13 +91,13 @@ class LocalProcess:
             self._process.stdin.close()
         except BrokenPipeError:
             pass
-        for act in (lambda: None, self._process.terminate, self._process.kill):
-            act()
+        for then in (self._process.terminate, self._process.kill):
             try:
                 self._process.wait(END_WAIT_S)
                 break
             except subprocess.TimeoutExpired:
-                continue
+                then()
+        self._process.wait()
         self._reader.join(1.0)
         assert self._process.stdout is not None
         self._process.stdout.close()

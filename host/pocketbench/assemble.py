@@ -1,0 +1,332 @@
+"""From the raw facts of a case's processes to its Result: statistics and verdict put together."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+
+from pocketbench import stats, verdict
+from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
+from pocketbench.plan import Case
+from pocketbench.results import (
+    STATUSES,
+    Accuracy,
+    Clock,
+    Delegate,
+    DeviceFacts,
+    Fidelity,
+    Io,
+    Latency,
+    Memory,
+    Model,
+    Quantization,
+    Reason,
+    Result,
+    Runtime,
+    Temperature,
+    TensorFacts,
+    WarmUp,
+)
+
+MS = 1e6
+MB = 1e6
+LOAD_STAGES = frozenset({"push", "start", "runtime", "load", "inputs"})
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a result says beside its measurements."""
+
+    transport: str
+    device: Device | None = None
+    emulated: bool = False
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    load_avg: float | None = None
+    has_thermal_sensor: bool = False
+
+
+def assemble(
+    case: Case,
+    processes: Sequence[Process],
+    context: Context,
+    failures: Sequence[Reason] = (),
+    fidelity: Sequence[Fidelity] = (),
+    accuracy: Accuracy | None = None,
+) -> Result:
+    """The judged result of a case; `failures` are reasons of scope case found outside its processes."""
+    good = [p for p in processes if p.ended.how == "ok"]
+    latency = _latency(good)
+    ends = [found for p in processes if (found := _failure(p.ended)) is not None]
+    reasons = [*(reason for _, reason in ends), *failures]
+    statuses = [status for status, _ in ends] + [STATUS_OF[reason.code] for reason in failures]
+    if good:
+        evidence = verdict.Evidence(
+            processes=good,
+            latency=latency,
+            fidelity=fidelity,
+            delegate=case.delegate,
+            null_runtime=case.runtime.name == "null",
+            has_thermal_sensor=context.has_thermal_sensor,
+        )
+        judged = verdict.judge(evidence)
+        # A case that did not end well has too few samples for that reason, and needs no second one.
+        reasons += judged if not statuses else [r for r in judged if r.severity == "note"]
+        statuses.append(verdict.status(judged))
+    facts = next((p.facts for p in processes if p.facts is not None), None)
+    delegate, fallback = _delegate(case, next((p.placed for p in good if p.placed is not None), None))
+    if fallback is not None and not ends:
+        reasons.append(fallback)
+        statuses.append("FALLBACK")
+    failed = next((p for p in processes if p.ended.how != "ok"), None)
+    return Result(
+        id=uuid.uuid4().hex[:12],
+        device=case.device,
+        device_info=_device(context.device),
+        transport=context.transport,
+        emulated=context.emulated,
+        attempt=max((p.attempt for p in processes), default=1),
+        model=_model(case, facts),
+        runtime=Runtime(
+            case.runtime.name,
+            facts.runtime_version if facts else case.runtime.version,
+            facts.precision if facts else None,
+        ),
+        threads=case.threads,
+        cpus=case.cpus or None,
+        scenario=case.scenario,
+        delegate=delegate,
+        status=_worst(statuses),
+        stage=failed.ended.stage if failed else None,
+        reasons=_unique(reasons),
+        load_ms=_median([p.load_ns for p in good], MS),
+        first_inference_ms=_median([p.first_ns for p in good], MS),
+        warm_up=_warm_up(good),
+        latency_ms=latency,
+        io_ms=_io(good),
+        serial_rate_per_s=_rate(latency, _io(good)),
+        cpu_per_wall=_cpu_per_wall(good),
+        run_delay_share=verdict.run_delay_share(good),
+        load_avg=context.load_avg,
+        memory_mb=_memory(good),
+        temperature_c=_temperature(good),
+        cpu_mhz=_clock(good),
+        accuracy=accuracy,
+        fidelity=tuple(fidelity) or None,
+        samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
+        plan=context.plan,
+        environment=_environment(context.device, facts),
+        labels=context.labels,
+    )
+
+
+STATUS_OF: Mapping[str, str] = {
+    "load_failed": "FAILED",
+    "run_failed": "FAILED",
+    "workload_failed": "FAILED",
+    "timed_out": "TIMEOUT",
+    "worker_died": "CRASHED",
+    "device_lost": "LOST",
+    "device_busy": "SKIPPED",
+    "not_available": "SKIPPED",
+    "fallback": "FALLBACK",
+}
+
+
+def case_reason(code: str, message: str) -> Reason:
+    """A reason that ends a whole case."""
+    return Reason(code, "invalid", "case", message)
+
+
+def _failure(ended: Ended) -> tuple[str, Reason] | None:
+    """Status and reason of a process that did not end well."""
+    if ended.how == "ok":
+        return None
+    code = {
+        "signal": "worker_died",
+        "no_output": "worker_died",
+        "timeout": "timed_out",
+        "unavailable": "not_available",
+    }.get(ended.how, "load_failed" if ended.stage in LOAD_STAGES else "run_failed")
+    return STATUS_OF[code], case_reason(code, ended.message or f"failed in stage {ended.stage}")
+
+
+def _worst(statuses: Sequence[str]) -> str:
+    return max(statuses, key=STATUSES.index, default="SKIPPED")
+
+
+def _unique(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
+    return tuple({(r.code, r.message): r for r in reasons}.values())
+
+
+def _latency(processes: Sequence[Process]) -> Latency | None:
+    medians = [p50 for p in processes if (p50 := p.p50_ns) is not None]
+    if not medians:
+        return None
+    pooled = np.concatenate([p.run_ns for p in processes])
+    centre = stats.centre(medians)
+    shown: dict[str, float | None] = {}
+    for percent in (90, 95, 99):
+        found = stats.percentile(pooled, percent)
+        trusted = found is not None and found.upper <= verdict.THRESHOLDS["percentile_bound"] * found.value
+        shown[f"p{percent}"] = found.value / MS if found and trusted else None
+        shown[f"p{percent}_upper"] = found.upper / MS if found and trusted else None
+    return Latency(
+        p50=centre.value / MS,
+        ci95=None if centre.lo is None or centre.hi is None else (centre.lo / MS, centre.hi / MS),
+        mean=float(pooled.mean()) / MS,
+        min=int(pooled.min()) / MS,
+        max=int(pooled.max()) / MS,
+        p90=shown["p90"],
+        p90_upper=shown["p90_upper"],
+        p95=shown["p95"],
+        p95_upper=shown["p95_upper"],
+        p99=shown["p99"],
+        p99_upper=shown["p99_upper"],
+        stdev_within=median(float(p.run_ns.std()) for p in processes if len(p.run_ns)) / MS,
+        stdev_between=stdev(medians) / MS if len(medians) > 1 else None,
+        n=len(pooled),
+        processes=len(medians),
+    )
+
+
+def _io(processes: Sequence[Process]) -> Io | None:
+    medians = [float(np.median(p.io_ns)) for p in processes if len(p.io_ns)]
+    return Io(median(medians) / MS) if medians else None
+
+
+def _rate(latency: Latency | None, io: Io | None) -> float | None:
+    """Inferences a second back to back, copies included; 'real time' is a question for the paced scenario."""
+    if latency is None or io is None or latency.p50 + io.p50 <= 0:
+        return None
+    return 1000 / (latency.p50 + io.p50)
+
+
+def _warm_up(processes: Sequence[Process]) -> WarmUp | None:
+    warmed = [p for p in processes if p.warm_up_runs]
+    if not warmed:
+        return None
+    return WarmUp(sum(p.warm_up_runs for p in warmed), all(p.warm_up_steady for p in warmed))
+
+
+def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
+    shares = []
+    for process in processes:
+        reading = process.reading("worker", "cpu_time")
+        if reading is not None and reading.change is not None and reading.t_ns[-1] > reading.t_ns[0]:
+            shares.append(reading.change / (reading.t_ns[-1] - reading.t_ns[0]))
+    return median(shares) if shares else None
+
+
+def _memory(processes: Sequence[Process]) -> Memory | None:
+    points: dict[str, float | None] = {}
+    for point in ("start", "runtime", "loaded", "peak"):
+        readings = [p.reading("memory", point) for p in processes]
+        points[point] = max((r.value[-1] / MB for r in readings if r is not None and r.value), default=None)
+    if all(value is None for value in points.values()):
+        return None
+    loaded, runtime = points["loaded"], points["runtime"]
+    model = loaded - runtime if loaded is not None and runtime is not None else None
+    return Memory(points["start"], runtime, loaded, points["peak"], model, "VmRSS, peak VmHWM")
+
+
+def _temperature(processes: Sequence[Process]) -> Temperature | None:
+    zones = [r for p in processes for r in p.readings if r.quantity == "temperature" and r.value]
+    if not zones:
+        return None
+    hottest = max(zones, key=lambda r: max(r.value)).source
+    values = [value / 1000 for r in zones if r.source == hottest for value in r.value]
+    return Temperature(values[0], values[-1], max(values))
+
+
+def _clock(processes: Sequence[Process]) -> Clock | None:
+    speeds = [r for p in processes for r in p.readings if r.quantity == "frequency" and r.value]
+    ceilings = [v for p in processes for r in p.readings if r.quantity == "ceiling" for v in r.value]
+    if not speeds or not ceilings:
+        return None
+    fastest = max(speeds, key=lambda r: fmean(r.value)).source
+    return Clock(fmean(v for r in speeds if r.source == fastest for v in r.value) / 1000, max(ceilings) / 1000)
+
+
+def _median(values: Sequence[int | None], unit: float) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) / unit if known else None
+
+
+def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | None]:
+    """What computed, and the reason FALLBACK where an accelerator was asked for and took no node."""
+    if placed is None:
+        return Delegate(case.delegate), None
+    known = placed.known
+    made = Delegate(
+        requested=case.delegate,
+        used=placed.used,
+        accelerated_by=placed.accelerated_by or None,
+        adapter=placed.adapter or None,
+        coverage=_coverage(case, placed),
+        nodes=placed.nodes if known else None,
+        nodes_delegated=placed.delegated if known else None,
+        partitions=placed.partitions if known else None,
+        on_cpu=placed.on_cpu if known else None,
+    )
+    if made.coverage != "none":
+        return made, None
+    return made, case_reason("fallback", f"{case.delegate} was asked for, but every node ran on the CPU")
+
+
+def _coverage(case: Case, placed: Placed) -> str:
+    if case.delegate == "cpu" or not placed.known:
+        return "n/a"
+    if placed.delegated == 0:
+        return "none"
+    return "full" if placed.delegated >= placed.nodes else "partial"
+
+
+def _device(device: Device | None) -> DeviceFacts:
+    if device is None:
+        return DeviceFacts()
+    return DeviceFacts(
+        model=device.model or None,
+        soc=device.soc or None,
+        os=device.os or None,
+        kernel=device.kernel or None,
+        cpu=device.cpu or None,
+        boot_id=device.boot_id or None,
+        fingerprint=device.fingerprint or None,
+    )
+
+
+def _model(case: Case, facts: Facts | None) -> Model:
+    return Model(
+        name=case.model.name,
+        sha256=case.model.sha256,
+        bytes=case.model.bytes,
+        format=case.model.format,
+        recipe=None,
+        inputs=tuple(_tensor(t) for t in facts.inputs) if facts else None,
+        outputs=tuple(_tensor(t) for t in facts.outputs) if facts else None,
+    )
+
+
+def _tensor(tensor: Tensor) -> TensorFacts:
+    quantization = Quantization(tensor.scale, tensor.zero_point, tensor.axis) if tensor.scale else None
+    return TensorFacts(tensor.name, tensor.dtype, tensor.shape, quantization)
+
+
+def _environment(device: Device | None, facts: Facts | None) -> dict[str, Any]:
+    return {
+        "agent_build": device.agent_build if device else None,
+        "python": facts.python if facts else None,
+        "numpy": facts.numpy if facts else None,
+        "arch": device.arch if device else None,
+        "libc": device.libc if device else None,
+        "cpus": device.cpus if device else None,
+        "memory_bytes": device.memory_bytes if device else None,
+        "host": platform.platform(),
+    }

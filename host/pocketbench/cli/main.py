@@ -1,0 +1,132 @@
+"""`bench`: the root command measures; everything else is a subcommand in a file of its own, imported when used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pocketbench import __version__
+from pocketbench.errors import PocketbenchError, UsageError
+
+# Short help stands here so that `bench --help` imports no subcommand.
+SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
+    "history": ("pocketbench.cli.history:history", "Earlier results of the store."),
+    "compare": ("pocketbench.cli.compare:compare", "Two results: is there a difference?"),
+    "rerun": ("pocketbench.cli.rerun:rerun", "Measure an earlier run or result again."),
+}
+
+
+class Root(click.Group):
+    """A group that measures when no subcommand is given, and refuses its options before one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The subcommands by name."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a subcommand when it is run."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module, _, attribute = SUBCOMMANDS[cmd_name][0].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of subcommands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in SUBCOMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """An unknown word may be a model that lacks its --model."""
+        word = args[0]
+        if word not in SUBCOMMANDS and ("." in word or Path(word).exists()):
+            raise click.UsageError(f"unexpected {word!r}: a model is given with --model {word}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Root,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--device", "devices", multiple=True, metavar="NAME", help="Device or tag; 'all', 'local'. Repeatable.")
+@click.option("--model", "models", multiple=True, type=click.Path(path_type=Path), help="Model file. Repeatable.")
+@click.option("--delegate", "delegates", multiple=True, metavar="NAME", help="What computes: cpu (default), gpu, npu, a vendor's name. Repeatable.")
+@click.option("--threads", "threads", multiple=True, type=click.IntRange(1, 1024), help="Threads; default 1. Repeatable.")
+@click.option("--runtime", "runtimes", multiple=True, metavar="NAME[==VERSION]", help="litert, tflite-runtime, onnxruntime, null; default by suffix. Repeatable.")
+@click.option("--workload", type=click.Path(path_type=Path), help="Python file with score(predict): adds accuracy.")
+@click.option("--inputs", type=click.Path(path_type=Path), help=".npz by input name or position; default: seeded.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Static shape of an input. Repeatable.")
+@click.option("--signature", metavar="NAME", help="Signature of a .tflite file.")
+@click.option("--cpus", metavar="LIST", help="Cores to run on, such as 0-3,6.")
+@click.option("--processes", type=click.IntRange(1, 1000), default=6, show_default=True, help="Worker processes a case.")
+@click.option("--min-runs", type=click.IntRange(1, 1_000_000), default=120, show_default=True, help="Timed runs a process, at least.")
+@click.option("--max-runs", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="Timed runs a process, at most.")
+@click.option("--min-time", type=click.FloatRange(0, 3600), default=0.5, show_default=True, help="Timed seconds a process, at least.")
+@click.option("--max-time", type=click.FloatRange(0, 3600, min_open=True), default=10.0, show_default=True, help="Timed seconds a process, at most.")
+@click.option("--cooldown", metavar="auto|SECONDS", default="auto", show_default=True, help="Rest before each process.")
+@click.option("--require-full-delegation", is_flag=True, help="Exit 1 unless the accelerator took every node.")
+@click.option("--fail-on", "fail_on", multiple=True, metavar="CODE", help="Exit 1 where a row has this reason. Repeatable.")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Write there instead of stdout.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Kept with the results. Repeatable.")
+@click.option("--resume", is_flag=False, flag_value="", default=None, metavar="[ID]", help="Go on with the last unfinished run of the same plan.")
+@click.option("--devices", "devices_file", type=click.Path(path_type=Path), help="devices.yaml; else $POCKETBENCH_DEVICES, ./devices.yaml, the user's.")
+@click.option("--store", metavar="PATH|URL", help="Results store; default in the user's data folder.")
+@click.option("--debug", is_flag=True, help="Tracebacks, and keep the agent's files.")
+@click.version_option(__version__, prog_name="bench")
+@click.pass_context
+def root(ctx: click.Context, **options: Any) -> None:
+    """Measure model files on devices and compare them.
+
+    bench --device local --model m.tflite
+    """
+    if ctx.invoked_subcommand is not None:
+        given = [name for name in options if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            flags = {p.name: p.opts[0] for p in ctx.command.params}
+            shown = ", ".join(sorted(flags[name] for name in given))
+            raise click.UsageError(f"{shown} before '{ctx.invoked_subcommand}' would be ignored: put it after", ctx)
+        return
+    from pocketbench.cli.run import run
+
+    ctx.exit(run(options))
+
+
+def main() -> None:
+    """The entry point: one line on stderr for every error, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        code = root.main(standalone_mode=False, prog_name="bench")
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except PocketbenchError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        text = f"Error: {type(error).__name__}: {error} (a defect of pocketbench; --debug shows where)"
+        click.echo(text, err=True)
+        sys.exit(3)
+
+
+__all__ = ["UsageError", "main", "root"]

@@ -1,0 +1,206 @@
+"""The root command: options to a request, run it, report it, decide the exit code."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pocketbench import fleet, progress, report
+from pocketbench.config import devices as config
+from pocketbench.deploy import runtimes
+from pocketbench.errors import UsageError, nearest
+from pocketbench.models import open_model, place
+from pocketbench.plan import Plan, Request, check_delegate, matrix, parse_runtime
+from pocketbench.results import Result
+from pocketbench.store.store import Store, request_doc
+from pocketbench.workload import load as load_workload
+
+
+def run(options: Mapping[str, Any]) -> int:
+    """Measure what was asked; the exit code."""
+    _check_output(options["output"])
+    codes = [_reason_code(code) for code in options["fail_on"]]
+    entries = config.load(config.find(options["devices_file"]))
+    request = make_request(options, entries)
+    return execute(request, entries, options, codes)
+
+
+def execute(
+    request: Request,
+    entries: Mapping[str, config.DeviceEntry],
+    options: Mapping[str, Any],
+    fail_on: Sequence[str] = (),
+) -> int:
+    """Run a request and report it."""
+    inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
+    workload = load_workload(Path(request.workload)) if request.workload else None
+    store = Store(options["store"])
+    try:
+        resume = options.get("resume")
+        if resume is not None:
+            run_id = store.unfinished_run(request.digest, resume or None)
+            _, stored = store.run_request(run_id)
+            request = replace(request, plan=replace(request.plan, seed=int(stored["plan"]["seed"])))
+        else:
+            run_id = store.create_run(request, request_doc(request))
+        with progress.create() as shown:
+            outcome = fleet.run(request, entries, store, run_id, shown, inputs, workload)
+    finally:
+        store.close()
+    made = report.FORMATS[options["form"]](report.Report(run_id, outcome.results))
+    _write(made, options["output"])
+    if outcome.interrupted:
+        click.echo(
+            f"interrupted: {len(outcome.results)} of {len(request.cases)} cases are complete; "
+            "the same command with --resume goes on",
+            err=True,
+        )
+        return fleet.INTERRUPTED
+    return exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on)
+
+
+def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequence[str]) -> int:
+    """1 a strict check failed, 3 a case is not OK, 0 all well; 1 before 3."""
+    if full_delegation:
+        for result in results:
+            if result.delegate.requested != "cpu" and result.delegate.coverage != "full":
+                click.echo(f"--require-full-delegation: {result.title}: coverage {result.delegate.coverage}", err=True)
+                return 1
+    for result in results:
+        for reason in result.reasons:
+            if reason.code in fail_on:
+                click.echo(f"--fail-on {reason.code}: {result.title}: {reason.message}", err=True)
+                return 1
+    return 0 if all(result.status == "OK" for result in results) else 3
+
+
+def make_request(options: Mapping[str, Any], entries: Mapping[str, config.DeviceEntry]) -> Request:
+    """The request that the options describe; UsageError for what cannot be."""
+    if not options["models"]:
+        raise UsageError("nothing to measure: give --model FILE (bench --help shows more)")
+    if not options["devices"]:
+        raise UsageError("where to measure? give --device NAME; --device local is this machine")
+    names = config.select(options["devices"], entries)
+    chosen = [parse_runtime(text) for text in options["runtimes"]]
+    for runtime in chosen:
+        runtimes.check(runtime)
+    delegates = [check_delegate(name) for name in options["delegates"]] or ["cpu"]
+    shapes = tuple(_shape(text) for text in options["shapes"])
+    cpus = parse_cpus(options["cpus"]) if options["cpus"] else ()
+    plan = _plan(options)
+    labels = dict(_label(text) for text in options["labels"])
+    for option in ("inputs", "workload"):
+        path = options[option]
+        if path is not None and not path.is_file():
+            raise UsageError(f"--{option} {path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    models = [open_model(path) for path in dict.fromkeys(options["models"])]
+    return Request(
+        cases=matrix(
+            names, models, chosen, delegates, options["threads"] or (1,), cpus, shapes, options["signature"]
+        ),
+        plan=plan,
+        inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
+        workload=str(options["workload"].absolute()) if options["workload"] else None,
+        labels=labels,
+    )
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """`0-3,6` as numbers."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if match is None:
+            raise UsageError(f"--cpus {text}: give core numbers such as 0-3,6")
+        first = int(match[1])
+        found += range(first, int(match[2] or first) + 1)
+    if not found:
+        raise UsageError(f"--cpus {text}: names no core")
+    return tuple(dict.fromkeys(found))
+
+
+def _plan(options: Mapping[str, Any]) -> Plan:
+    if options["min_runs"] > options["max_runs"]:
+        if click.get_current_context().get_parameter_source("min_runs") is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--min-runs {options['min_runs']} is more than --max-runs {options['max_runs']}")
+        options = {**options, "min_runs": options["max_runs"]}
+    if options["min_time"] > options["max_time"]:
+        if click.get_current_context().get_parameter_source("min_time") is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"--min-time {options['min_time']} is more than --max-time {options['max_time']}")
+        options = {**options, "min_time": options["max_time"]}
+    return Plan(
+        processes=options["processes"],
+        min_runs=options["min_runs"],
+        max_runs=options["max_runs"],
+        min_time_s=options["min_time"],
+        max_time_s=options["max_time"],
+        cooldown_s=_cooldown(options["cooldown"]),
+        seed=random.SystemRandom().randrange(2**31),
+    )
+
+
+def _cooldown(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise UsageError(f"--cooldown {text}: give auto, or seconds from 0 to 3600")
+    return seconds
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, dims = text.rpartition("=")
+    parts = dims.split("x")
+    if not equals or not name or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--shape {text}: write NAME=1x3x640x640")
+    return name, tuple(int(part) for part in parts)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--label {text}: write KEY=VALUE")
+    return key, value
+
+
+def _reason_code(code: str) -> str:
+    from pocketbench.verdict import CODES
+
+    if code not in CODES:
+        raise UsageError(f"--fail-on {code}: unknown reason{nearest(code, CODES)}")
+    return code
+
+
+def _check_output(path: Path | None) -> None:
+    """An output that cannot be written is found before anything runs."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"--output {path}: is a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: the folder {path.parent} does not exist")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"--output {path}: cannot be written")
+
+
+def _write(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        path.write_text(text)
+    except OSError as error:
+        sys.stdout.write(text)
+        raise UsageError(f"--output {path}: {error.strerror}; the report went to stdout") from error

@@ -1,0 +1,59 @@
+"""Getting an agent to run on a device, and the handshake that says it does."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketbench.errors import DeviceBusy, NotReachable
+from pocketbench.transports import Spawned, Transport
+
+HANDSHAKE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class RunningAgent:
+    """An agent that answered: where it listens, and the token that it wants."""
+
+    address: str
+    token: str
+    build: str
+    process: Spawned
+
+
+def local_home() -> Path:
+    """Where the local agent keeps blobs and jobs."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("pocketbench")) / "agent"
+
+
+def local_command(home: Path) -> Sequence[str]:
+    """The agent of this machine: it ends with the host, so that no orphan disturbs the next measurement."""
+    return [sys.executable, "-m", "pocketbench_agent", "--home", str(home), "--end-with-stdin"]
+
+
+def start(device: str, transport: Transport, command: Sequence[str]) -> RunningAgent:
+    """Spawn the agent and read its handshake. NotReachable, or DeviceBusy where another agent has the home."""
+    token = secrets.token_hex(32)
+    process = transport.spawn(command, token)
+    line = process.read_line(HANDSHAKE_TIMEOUT_S)
+    try:
+        told = json.loads(line)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        process.end()
+        raise NotReachable(f"{device}: the agent did not start: it said {line[:200]!r}")
+    if "busy" in told:
+        process.end()
+        raise DeviceBusy(f"{device}: in use by {told['busy']}")
+    port = told.get("port")
+    if not isinstance(port, int) or not 0 < port < 65536:
+        process.end()
+        raise NotReachable(f"{device}: the agent did not start: {told.get('error', 'it named no port')}")
+    return RunningAgent(transport.forward(port), token, str(told.get("build", "")), process)

@@ -1,0 +1,116 @@
+"""Runtimes in folders of their own: packed on the host from pinned wheels, put on the worker's path.
+
+`runtimes.lock` beside this file pins each version with its dependencies. What the agent's own environment has
+is used from there; anything else becomes an archive named by its content.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from pocketbench.errors import NotReachable, UsageError
+from pocketbench.measurement import Device
+from pocketbench.models import PlacedFile, place
+from pocketbench.plan import RuntimeChoice
+
+LOCK = Path(__file__).with_name("runtimes.lock")
+# A fixed time in every entry, so that the same files give the same archive.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+DISTRIBUTIONS: Mapping[str, str] = {
+    "litert": "ai-edge-litert",
+    "tflite-runtime": "tflite-runtime",
+    "onnxruntime": "onnxruntime",
+}
+
+
+def check(choice: RuntimeChoice) -> None:
+    """UsageError where that version is neither installed here nor in the lock."""
+    if choice.name not in DISTRIBUTIONS:
+        if choice.version is not None:
+            raise UsageError(f"--runtime {choice}: {choice.name} has no versions")
+        return
+    if choice.version is not None and choice.version != installed(choice.name) and not _pins(choice):
+        known = sorted({*_locked(choice.name), *filter(None, [installed(choice.name)])})
+        raise UsageError(f"--runtime {choice}: known versions of {choice.name} are {', '.join(known)}")
+
+
+def installed(name: str) -> str | None:
+    """The version in this environment."""
+    try:
+        return metadata.version(DISTRIBUTIONS[name])
+    except (KeyError, metadata.PackageNotFoundError):
+        return None
+
+
+def archive(choice: RuntimeChoice, device: Device) -> PlacedFile | None:
+    """The runtime as one zip, made once and cached; None where the agent's own environment serves.
+
+    NotReachable where it can be had from nowhere; the message says what to install.
+    """
+    if choice.name not in DISTRIBUTIONS:
+        return None
+    own = installed(choice.name)
+    if choice.name in device.runtimes and choice.version in (None, own):
+        return None
+    pins = _pins(choice)
+    if not pins:
+        raise NotReachable(f"runtime {choice} is not installed here: pip install 'pocketbench[local]'")
+    return _pack(choice, pins, device)
+
+
+def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device) -> PlacedFile:
+    import platformdirs
+
+    version = choice.version or list(_locked(choice.name))[-1]
+    tag = f"cp{''.join(device.python.split('.')[:2])}-{device.arch}"
+    folder = Path(platformdirs.user_cache_dir("pocketbench")) / "runtimes"
+    target = folder / f"{choice.name}-{version}-{tag}.zip"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            _install(choice, pins, device, Path(scratch) / "packages")
+            partial = Path(scratch) / "archive.zip"
+            _zip(Path(scratch) / "packages", partial)
+            partial.replace(target)
+    return place(target, target.name, "--runtime")
+
+
+def _install(choice: RuntimeChoice, pins: Sequence[str], device: Device, target: Path) -> None:
+    """Wheels only and nothing beyond the pins, so that a device gets what was locked."""
+    python = ".".join(device.python.split(".")[:2])
+    platforms = [f"--platform=manylinux_2_{minor}_{device.arch}" for minor in (17, 27, 28, 31, 34, 35)]
+    platforms += [f"--platform=manylinux2014_{device.arch}", f"--platform=linux_{device.arch}"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", f"--python-version={python}", *platforms, f"--target={target}", *pins]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise NotReachable(f"runtime {choice} cannot be installed for Python {python} on {device.arch}: {last}")
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o644 << 16
+                packed.writestr(info, path.read_bytes())
+
+
+def _pins(choice: RuntimeChoice) -> Sequence[str]:
+    versions = _locked(choice.name)
+    if not versions:
+        return ()
+    return versions.get(choice.version or list(versions)[-1], ())
+
+
+def _locked(name: str) -> Mapping[str, Sequence[str]]:
+    return dict(tomllib.loads(LOCK.read_text()).get(name, {}))

@@ -1,0 +1,112 @@
+"""The fleet: one lane a device, devices in parallel, one Ctrl-C to stop well and a second to stop at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pocketbench import verdict
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.lane import Lane
+from pocketbench.measurement import Process
+from pocketbench.models import PlacedFile
+from pocketbench.plan import Request
+from pocketbench.progress import Progress
+from pocketbench.results import Result
+from pocketbench.store.store import Store
+from pocketbench.workload import Workload
+
+INTERRUPTED = 130
+JOIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: the results in the order of its cases, and whether it was interrupted."""
+
+    results: tuple[Result, ...]
+    interrupted: bool
+
+
+def run(
+    request: Request,
+    devices: Mapping[str, DeviceEntry],
+    store: Store,
+    run_id: str,
+    progress: Progress,
+    inputs: PlacedFile | None = None,
+    workload: Workload | None = None,
+) -> Outcome:
+    """Measure every case that has no result in the store yet."""
+    stop = threading.Event()
+    measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
+    done = store.results(run_id)
+    lanes = [
+        Lane(
+            device=name,
+            entry=devices[name],
+            cases=[case for case in request.cases if case.device == name],
+            request=request,
+            run_id=run_id,
+            store=store,
+            progress=progress,
+            stop=stop,
+            inputs=inputs,
+            workload=workload,
+            measured=measured,
+            results={case.key: done[case.key] for case in request.cases if case.key in done and case.device == name},
+        )
+        for name in dict.fromkeys(case.device for case in request.cases)
+    ]
+    errors: list[BaseException] = []
+    threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device) for lane in lanes]
+    for thread in threads:
+        thread.start()
+    interrupted = _join(threads, lanes, stop, progress)
+    if errors:
+        raise errors[0]
+    if not interrupted:
+        store.finish_run(run_id)
+    found = {key: result for lane in lanes for key, result in lane.results.items()}
+    return Outcome(_warned([found[case.key] for case in request.cases if case.key in found]), interrupted)
+
+
+def _guarded(lane: Lane, errors: list[BaseException]) -> None:
+    """A defect in one lane must not leave the others waiting for it."""
+    try:
+        lane.run()
+    except BaseException as error:
+        errors.append(error)
+
+
+def _join(threads: Sequence[threading.Thread], lanes: Sequence[Lane], stop: threading.Event, progress: Progress) -> bool:
+    while any(thread.is_alive() for thread in threads):
+        try:
+            for thread in threads:
+                thread.join(JOIN_S)
+        except KeyboardInterrupt:
+            if stop.is_set():
+                # The agents end with their stdin; nothing is left to tidy that the store would miss.
+                os._exit(INTERRUPTED)
+            stop.set()
+            progress.say("stopping: what was measured is kept (Ctrl-C again to quit at once)")
+            for lane in lanes:
+                threading.Thread(target=lane.cancel, daemon=True).start()
+    return stop.is_set()
+
+
+def _warned(results: Sequence[Result]) -> tuple[Result, ...]:
+    """Add the reasons that only the whole table shows."""
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        if result.runtime.version is not None:
+            versions.setdefault(result.runtime.name, set()).add(result.runtime.version)
+    differing = verdict.runtime_differs(versions)
+    return tuple(
+        replace(result, reasons=(*result.reasons, differing[result.runtime.name]))
+        if result.runtime.name in differing
+        else result
+        for result in results
+    )

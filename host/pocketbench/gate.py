@@ -1,0 +1,72 @@
+"""The gate before each process: wait until the device is as cool and as quiet as it was at the start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+from pocketbench.measurement import Observation
+
+WINDOW_S = 0.1
+MARGIN_MILLICELSIUS = 3_000
+HEAT_WAIT_S = 300.0
+POLL_S = 2.0
+# Without a sensor: long enough for turbo budgets and page caches to settle, short enough for a whole matrix.
+REST_S = 0.5
+BUSY_MILLICORES = 500
+LOAD_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Passed:
+    """How a process was let through."""
+
+    hot_start: bool
+    boot_id: str
+
+
+class Gate:
+    """One device's gate; its idle baseline is what it sees first."""
+
+    def __init__(self, observe: Callable[[float], Observation], cooldown_s: float | None, stop: Event) -> None:
+        self._observe, self._cooldown_s, self._stop = observe, cooldown_s, stop
+        first = observe(WINDOW_S)
+        self._baseline = max(first.values("temperature"), default=None)
+        load = first.values("load_avg")
+        self.load_avg = load[0] / 1000 if load else None
+        self._load_budget_s = LOAD_WAIT_S
+
+    @property
+    def has_sensor(self) -> bool:
+        """Can heat be seen here?"""
+        return self._baseline is not None
+
+    def wait(self) -> Passed:
+        """Rest, then wait for heat (300 s a process at most) and load (30 s a session at most)."""
+        if self._cooldown_s is not None:
+            self._stop.wait(self._cooldown_s)
+        elif not self.has_sensor:
+            self._stop.wait(REST_S)
+        begin = time.monotonic()
+        while True:
+            seen = self._observe(WINDOW_S)
+            hot = self._hot(seen)
+            if self._stop.is_set() or not (hot or self._busy(seen)):
+                return Passed(False, seen.boot_id)
+            if hot and time.monotonic() - begin > HEAT_WAIT_S:
+                return Passed(True, seen.boot_id)
+            if not hot:
+                self._load_budget_s -= POLL_S
+            self._stop.wait(POLL_S)
+
+    def _hot(self, seen: Observation) -> bool:
+        temperature = max(seen.values("temperature"), default=None)
+        if temperature is None or self._baseline is None or self._cooldown_s is not None:
+            return False
+        return temperature > self._baseline + MARGIN_MILLICELSIUS
+
+    def _busy(self, seen: Observation) -> bool:
+        busy = seen.values("busy")
+        return bool(busy) and busy[0] > BUSY_MILLICORES and self._load_budget_s > 0

@@ -1,0 +1,287 @@
+"""A lane: one device's cases in rounds, from lease to results. One thread a device runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from pocketbench import fidelity, plan as planning
+from pocketbench import workload as work
+from pocketbench.assemble import Context, assemble, case_reason
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.deploy import agent as deploy
+from pocketbench.deploy.runtimes import archive
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
+from pocketbench.gate import Gate
+from pocketbench.measurement import Device, Ended, Output, Process
+from pocketbench.models import PlacedFile
+from pocketbench.plan import Case, Request
+from pocketbench.progress import Progress
+from pocketbench.results import Accuracy, Fidelity, Reason, Result
+from pocketbench.session import JobFiles, NoSpaceOnDevice, Session, WorkerEnded
+from pocketbench.store import lease as leases
+from pocketbench.store.store import Store
+from pocketbench.transports import Transport, create
+
+ATTEMPTS = 2
+SCORE_SEED = 20_261_125
+
+
+@dataclass
+class Lane:
+    """One device's part of a run. After `run`, `results` has every case that ended, by its key."""
+
+    device: str
+    entry: DeviceEntry
+    cases: Sequence[Case]
+    request: Request
+    run_id: str
+    store: Store
+    progress: Progress
+    stop: threading.Event
+    inputs: PlacedFile | None = None
+    workload: work.Workload | None = None
+    measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._session: Session | None = None
+        self._transport: Transport | None = None
+        self._gate: Gate | None = None
+        self._info: Device | None = None
+        self._processes: dict[str, dict[int, Process]] = {
+            case.key: dict(self.measured.get(case.key, {})) for case in self.cases
+        }
+        self._failures: dict[str, list[Reason]] = {case.key: [] for case in self.cases}
+        self._open_cases = [case for case in self.cases if case.key not in self.results]
+        self._order = planning.order(
+            [case.key for case in self.cases], self.request.plan.processes, self.request.plan.seed
+        )
+
+    def run(self) -> None:
+        """Measure everything that has no result yet; never raises for what concerns the device."""
+        self.progress.begin(self.device, self._steps())
+        try:
+            with self._lease(), self._opened():
+                self._rounds()
+                self._finish()
+        except (DeviceBusy, NotReachable) as error:
+            code = "device_busy" if isinstance(error, DeviceBusy) else "not_available"
+            self._end_all(case_reason(code, str(error)))
+        except DeviceError as error:
+            self._end_all(case_reason("device_lost", str(error)))
+        ended = f"{len(self.results)} of {len(self.cases)} cases"
+        self.progress.done(self.device, f"stopped after {ended}" if self.stop.is_set() else f"done, {ended}")
+
+    def cancel(self) -> None:
+        """Called from another thread once `stop` is set: end the running job."""
+        if self._session is not None:
+            self._session.cancel()
+
+    def _steps(self) -> int:
+        open_cases = len(self._open_cases)
+        return open_cases * (self.request.plan.processes + 1 + (self.workload is not None))
+
+    @contextlib.contextmanager
+    def _lease(self) -> Iterator[None]:
+        lease = leases.take(self.store, self.device, leases.owner())
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(leases.TTL_S / 3):
+                leases.renew(self.store, lease)
+
+        threading.Thread(target=renew, name=f"{self.device}-store-lease", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            leases.release(self.store, lease)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        self._transport = create(self.device, self.entry)
+        self._transport.open()
+        try:
+            self._connect()
+            yield
+        finally:
+            self._disconnect()
+            self._transport.close()
+
+    def _connect(self) -> None:
+        assert self._transport is not None
+        command = deploy.local_command(deploy.local_home())
+        running = deploy.start(self.device, self._transport, command)
+        session = Session(self.device, running, leases.owner())
+        session.open()
+        self._session, self._info = session, session.info
+        cooldown = self.request.plan.cooldown_s
+        if self._gate is None:
+            self._gate = Gate(lambda window: self._live().observe(window), cooldown, self.stop)
+
+    def _disconnect(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session.agent.process.end()
+            self._session = None
+
+    def _live(self) -> Session:
+        if self._session is None:
+            raise DeviceLost(f"{self.device}: the session is closed")
+        return self._session
+
+    def _rounds(self) -> None:
+        by_key = {case.key: case for case in self._open_cases}
+        for index, keys in enumerate(self._order):
+            for key in keys:
+                case = by_key.get(key)
+                if case is None or index in self._processes[key] or self._is_dead(key):
+                    continue
+                if self.stop.is_set():
+                    return
+                self.progress.step(self.device, f"round {index + 1} of {len(self._order)}: {case.label}")
+                self._measure(case, index)
+
+    def _measure(self, case: Case, index: int) -> None:
+        """One process of a case; an agent that died is started again once."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                assert self._gate is not None
+                passed = self._gate.wait()
+                if self.stop.is_set():
+                    return
+                found = self._live().measure(case, self.request.plan, self._files(case), index)
+            except NoSpaceOnDevice as error:
+                found = Process(index, Ended("error", "push", str(error)))
+                passed = None
+            except DeviceBusy:
+                raise
+            except DeviceLost as error:
+                if attempt == ATTEMPTS:
+                    self._failures[case.key].append(case_reason("device_lost", f"{error} (twice, in this case)"))
+                    self._reconnect()
+                    return
+                self._reconnect()
+                continue
+            except NotReachable as error:
+                self._failures[case.key].append(case_reason("not_available", str(error)))
+                return
+            break
+        if found.ended.how == "cancelled":
+            return
+        if passed is not None:
+            found = replace(found, hot_start=passed.hot_start, boot_id=passed.boot_id)
+        found = replace(found, attempt=attempt)
+        self._processes[case.key][index] = found
+        self.store.save_process(self.run_id, case.key, found)
+        if found.job_id:
+            with contextlib.suppress(DeviceError):
+                self._live().acknowledge(found.job_id)
+
+    def _reconnect(self) -> None:
+        self._disconnect()
+        try:
+            self._connect()
+        except DeviceError as error:
+            raise DeviceLost(f"{error}; it could not be started again") from error
+
+    def _is_dead(self, key: str) -> bool:
+        return bool(self._failures[key]) or any(p.ended.how != "ok" for p in self._processes[key].values())
+
+    def _finish(self) -> None:
+        """Fidelity and accuracy of each case that ran, then its result."""
+        references: dict[tuple[object, ...], list[Output] | None] = {}
+        scores: dict[tuple[object, ...], Accuracy | Reason] = {}
+        for case in self._open_cases:
+            complete = len(self._processes[case.key]) == len(self._order)
+            if not complete and not self._is_dead(case.key):
+                continue
+            compared: list[Fidelity] = []
+            accuracy: Accuracy | None = None
+            if complete and not self._is_dead(case.key):
+                self.progress.step(self.device, f"outputs against the reference: {case.label}")
+                compared = self._fidelity(case, references)
+                if self.workload is not None:
+                    self.progress.step(self.device, f"accuracy: {case.label}")
+                    key = (case.model.sha256, str(case.runtime), case.delegate, case.shapes, case.signature)
+                    if key not in scores and not self.stop.is_set():
+                        scores[key] = self._score(case)
+                    scored = scores.get(key)
+                    if isinstance(scored, Reason):
+                        self._failures[case.key].append(scored)
+                    else:
+                        accuracy = scored
+                if self.stop.is_set():
+                    return
+            self._end(case, compared, accuracy)
+
+    def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity]:
+        """This case's outputs against one CPU thread; the reference is made once a model and runtime."""
+        key = (case.model.sha256, str(case.runtime), case.shapes, case.signature)
+        if key not in references:
+            references[key] = self._outputs(replace(case, delegate="cpu", threads=1, cpus=()))
+        reference, ours = references[key], self._outputs(case)
+        if reference is None or ours is None:
+            return []
+        return fidelity.compare(ours, reference)
+
+    def _outputs(self, case: Case) -> list[Output] | None:
+        try:
+            ended, outputs = self._live().reference(case, self.request.plan, self._files(case))
+        except DeviceBusy:
+            raise
+        except (DeviceLost, NoSpaceOnDevice):
+            self._reconnect()
+            return None
+        return outputs if ended.how == "ok" else None
+
+    def _score(self, case: Case) -> Accuracy | Reason:
+        """Accuracy computed through the agent, or the reason why there is none."""
+        assert self.workload is not None
+        try:
+            with self._live().scoring(case, self.request.plan, self._files(case)) as scorer:
+                score = self.workload.score(work.DevicePredict(scorer.call, scorer.facts))
+            return work.accuracy(score, SCORE_SEED)
+        except work.WorkloadFailed as error:
+            return case_reason("workload_failed", str(error))
+        except WorkerEnded as error:
+            return case_reason("workload_failed", f"the model gave up while it was scored: {error.ended.message}")
+        except DeviceLost as error:
+            self._reconnect()
+            return case_reason("device_lost", str(error))
+
+    def _files(self, case: Case) -> JobFiles:
+        return JobFiles(self.inputs, archive(case.runtime, self._live().info))
+
+    def _end(self, case: Case, compared: Sequence[Fidelity], accuracy: Accuracy | None) -> None:
+        processes = [self._processes[case.key][k] for k in sorted(self._processes[case.key])]
+        result = assemble(case, processes, self._context(), self._failures[case.key], compared, accuracy)
+        self.store.save_result(self.run_id, case.key, result)
+        self.results[case.key] = result
+
+    def _end_all(self, reason: Reason) -> None:
+        """The device is out of reach: every case without a result ends with that reason."""
+        if self.stop.is_set():
+            return
+        for case in self._open_cases:
+            if case.key not in self.results:
+                self._failures[case.key].append(reason)
+                self._end(case, (), None)
+
+    def _context(self) -> Context:
+        numbers = {key: position for position, key in enumerate(case.key for case in self.cases)}
+        return Context(
+            transport=self.entry.transport,
+            device=self._info,
+            plan={
+                **asdict(self.request.plan),
+                "order": [[numbers[key] for key in keys] for keys in self._order],
+                "run_id": self.run_id,
+            },
+            labels=self.request.labels,
+            load_avg=self._gate.load_avg if self._gate else None,
+            has_thermal_sensor=self._gate.has_sensor if self._gate else False,
+        )

@@ -1,0 +1,157 @@
+"""The columns of the comparison table: what is shown of a result, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pocketbench import stats
+from pocketbench.models import printable
+from pocketbench.results import Result
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, the text of a result, and whether numbers are aligned right."""
+
+    heading: str
+    text: Callable[[Result], str]
+    right: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows as text, with the lines that belong below."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: Sequence[bool]
+    below: Sequence[str]
+
+
+def table(results: Sequence[Result]) -> Table:
+    """Everything that tells these results apart and what they were worth; columns that say nothing are left out."""
+    columns = _columns(results)
+    rows = [[column.text(result) for column in columns] for result in results]
+    headings = [column.heading for column in columns]
+    right = [column.right for column in columns]
+    if len(results) > 1:
+        headings.insert(_before(headings, "p90"), "vs first")
+        right.insert(_before(headings, "vs first"), True)
+        place = headings.index("vs first")
+        for row, result in zip(rows, results, strict=True):
+            row.insert(place, _against(results[0], result))
+    return Table(headings, rows, right, below(results))
+
+
+def below(results: Sequence[Result]) -> list[str]:
+    """What the reasons mean, each said once; notes folded into one line."""
+    lines: list[str] = []
+    for number, result in enumerate(results, 1):
+        lines += [
+            f"[{number}] {reason.severity}: {reason.code}: {printable(reason.message)}"
+            for reason in result.reasons
+            if reason.severity != "note"
+        ]
+    notes = {r.code: printable(r.message) for result in results for r in result.reasons if r.severity == "note"}
+    if notes:
+        lines.append("notes: " + "; ".join(f"{text} ({code})" for code, text in notes.items()))
+    return lines
+
+
+def _columns(results: Sequence[Result]) -> list[Column]:
+    several = {
+        "device": len({r.device for r in results}) > 1,
+        "delegate": any(r.delegate.requested != "cpu" for r in results),
+        "accuracy": any(r.accuracy is not None for r in results),
+        "cpus": any(r.cpus for r in results),
+        "number": any(reason.severity != "note" for r in results for reason in r.reasons),
+    }
+    numbers = {id(result): str(number) for number, result in enumerate(results, 1)}
+    made = [
+        Column("#", lambda r: numbers[id(r)]) if several["number"] else None,
+        Column("device", lambda r: printable(r.device), right=False) if several["device"] else None,
+        Column("model", lambda r: printable(r.model.name), right=False),
+        Column("runtime", lambda r: f"{r.runtime.name} {r.runtime.version or ''}".strip(), right=False),
+        Column("delegate", _delegate, right=False) if several["delegate"] else None,
+        Column("threads", lambda r: str(r.threads)),
+        Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
+        Column("size", lambda r: f"{r.model.bytes / 1e6:.2f} MB"),
+        Column("load", lambda r: _ms(r.load_ms)),
+        Column("first", lambda r: _ms(r.first_inference_ms)),
+        Column("p50 [95 %]", _p50),
+        Column("p90", lambda r: _ms(r.latency_ms.p90 if r.latency_ms else None)),
+        Column("memory", lambda r: _number(r.memory_mb.peak if r.memory_mb else None, "{:.0f} MB")),
+        Column("accuracy", _accuracy) if several["accuracy"] else None,
+        Column("status", lambda r: r.status, right=False),
+        Column("reasons", _reasons, right=False),
+    ]
+    return [column for column in made if column is not None]
+
+
+def _before(headings: Sequence[str], name: str) -> int:
+    return list(headings).index(name)
+
+
+def significant(value: float) -> str:
+    """Three significant digits, without an exponent for what people measure."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def _ms(value: float | None) -> str:
+    return MISSING if value is None else f"{significant(value)} ms"
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else form.format(value)
+
+
+def _p50(result: Result) -> str:
+    latency = result.latency_ms
+    if latency is None:
+        return MISSING
+    if latency.ci95 is None:
+        return f"{significant(latency.p50)} ms"
+    return f"{significant(latency.p50)} ms [{significant(latency.ci95[0])}, {significant(latency.ci95[1])}]"
+
+
+def _accuracy(result: Result) -> str:
+    found = result.accuracy
+    if found is None:
+        return MISSING
+    interval = f" [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]" if found.ci95 else ""
+    return f"{printable(found.metric)} {found.value:.3f}{interval}"
+
+
+def _delegate(result: Result) -> str:
+    delegate = result.delegate
+    if delegate.nodes is None or delegate.coverage == "n/a":
+        return delegate.requested
+    return f"{delegate.requested} {delegate.nodes_delegated}/{delegate.nodes}"
+
+
+def _reasons(result: Result) -> str:
+    codes = [reason.code for reason in result.reasons if reason.severity != "note"]
+    return ", ".join(dict.fromkeys(codes)) or MISSING
+
+
+def _against(first: Result, result: Result) -> str:
+    """How many times the first row's latency, paired by rounds where both ran in the same ones."""
+    if result is first:
+        return "1"
+    before, after = first.process_medians_ns(), result.process_medians_ns()
+    if first.status != "OK" or result.status != "OK" or first.device != result.device:
+        return MISSING
+    if len(before) != len(after) or not before:
+        return MISSING
+    ratio = stats.ratio_paired(before, after)
+    interval = f" [{ratio.lo:.2f}, {ratio.hi:.2f}]" if ratio.lo is not None and ratio.hi is not None else ""
+    return f"{ratio.value:.2f}x{interval}"

@@ -1,0 +1,277 @@
+"""A session: one device from opened to closed. The only place where protobuf meets our own dataclasses."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+from numpy.typing import NDArray
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
+from pocketbench_agent.rpc import agent_pb2 as pb
+from pocketbench_agent.rpc import agent_pb2_grpc as rpc
+
+from pocketbench import wire
+from pocketbench.deploy.agent import RunningAgent
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
+from pocketbench.measurement import Device, Ended, Facts, Observation, Output, Process
+from pocketbench.models import PlacedFile
+from pocketbench.plan import Case, Plan
+
+CHUNK_BYTES = 1024 * 1024
+CALL_TIMEOUT_S = 20.0
+LEASE_TTL_S = 90
+RENEW_S = 30.0
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Without this a dead link takes 61 s to be noticed, whatever keepalive says.
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class NoSpaceOnDevice(DeviceError):
+    """The device cannot take the file."""
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """What a job needs beside its case."""
+
+    inputs: PlacedFile | None = None
+    runtime_archive: PlacedFile | None = None
+
+
+@dataclass
+class Session:
+    """An opened device. Every method raises DeviceLost when the link or the agent is gone."""
+
+    device: str
+    agent: RunningAgent
+    owner: str
+    info: Device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._channel = grpc.insecure_channel(self.agent.address, options=list(CHANNEL_OPTIONS))
+        self._stub = rpc.AgentStub(self._channel)
+        self._epoch = 0
+        self._closed = threading.Event()
+        self._have: set[str] = set()
+        self._running = ""
+
+    def open(self) -> None:
+        """Handshake and lease. NotReachable, or DeviceBusy with who holds it and for how long."""
+        request = pb.HelloRequest(protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_MAX)
+        try:
+            hello = self._stub.Hello(
+                request, timeout=CALL_TIMEOUT_S, metadata=self._metadata(), wait_for_ready=True
+            )
+            held = self._stub.Lease(
+                pb.LeaseRequest(op=pb.LeaseRequest.TAKE, owner=self.owner, ttl_s=LEASE_TTL_S),
+                timeout=CALL_TIMEOUT_S,
+                metadata=self._metadata(),
+            )
+        except grpc.RpcError as error:
+            raise NotReachable(f"{self.device}: the agent refused the session: {_detail(error)}") from error
+        if held.epoch == 0:
+            raise DeviceBusy(f"{self.device}: in use by {held.holder} for {held.left_s} s more")
+        self._epoch = held.epoch
+        self.info = wire.device(hello)
+        threading.Thread(target=self._renew, name=f"{self.device}-lease", daemon=True).start()
+
+    def put(self, files: Sequence[PlacedFile]) -> int:
+        """Send what the device does not have yet; returns the bytes sent. NoSpaceOnDevice when it is full."""
+        missing = [file for file in files if file.sha256 not in self._have]
+        if not missing:
+            return 0
+        with self._errors():
+            states = self._stub.HaveBlobs(
+                pb.BlobList(sha256=[bytes.fromhex(file.sha256) for file in missing]), **self._call()
+            )
+        sent = 0
+        for file, state in zip(missing, states.blobs, strict=True):
+            if not state.complete:
+                with self._errors():
+                    self._stub.PutBlob(
+                        _chunks(file, state.committed), timeout=3600.0, metadata=self._metadata()
+                    )
+                sent += file.bytes - state.committed
+            self._have.add(file.sha256)
+        return sent
+
+    def observe(self, window_s: float) -> Observation:
+        """The device's heat, load and clocks now."""
+        with self._errors():
+            seen = self._stub.Observe(pb.ObserveRequest(window_s=window_s), **self._call())
+        return Observation(tuple(wire.reading(reading) for reading in seen.readings), seen.boot_id)
+
+    def measure(self, case: Case, plan: Plan, files: JobFiles, round_index: int) -> Process:
+        """Run one process of a case and collect what it measured; the agent keeps it until `acknowledge`."""
+        job = self._job(case, plan, files, "latency", round_index)
+        events = self._run(job)
+        return replace(wire.process(events, round_index), job_id=job.job_id)
+
+    def acknowledge(self, job_id: str) -> None:
+        """The job's events are stored: the agent may delete them."""
+        with self._errors():
+            self._stub.Acknowledge(pb.JobRef(job_id=job_id), **self._call())
+
+    def reference(self, case: Case, plan: Plan, files: JobFiles) -> tuple[Ended, list[Output]]:
+        """One inference of a case with its outputs kept."""
+        job = self._job(case, plan, files, "reference", 0)
+        job.plan.keep_outputs = True
+        events = self._run(job)
+        self.acknowledge(job.job_id)
+        return wire.outputs(events)
+
+    @contextlib.contextmanager
+    def scoring(self, case: Case, plan: Plan, files: JobFiles) -> Iterator[Scorer]:
+        """A loaded model that answers arrays with arrays."""
+        job = self._job(case, plan, files, "score", 0)
+        job.deadline_s = 24 * 3600
+        scorer = Scorer(self, job)
+        try:
+            yield scorer
+        finally:
+            scorer.close()
+
+    def cancel(self) -> None:
+        """End the running job now, from another thread; a device that is gone needs no cancelling."""
+        with contextlib.suppress(DeviceError), self._errors():
+            if self._running:
+                self._stub.Cancel(pb.JobRef(job_id=self._running), **self._call())
+
+    def close(self) -> None:
+        """Give the lease back and hang up."""
+        self._closed.set()
+        with contextlib.suppress(grpc.RpcError, ValueError):
+            self._stub.Lease(
+                pb.LeaseRequest(op=pb.LeaseRequest.RELEASE, epoch=self._epoch), timeout=2.0, metadata=self._metadata()
+            )
+        self._channel.close()
+
+    def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
+        self.put([*case.model.files, *filter(None, [files.inputs, files.runtime_archive])])
+        return wire.job(case, plan, files.inputs, files.runtime_archive, phase, round_index)
+
+    def _run(self, job: pb.Job) -> list[pb.Event]:
+        job.job_id = self._running = uuid.uuid4().hex
+        watch = pb.JobRef(job_id=job.job_id, from_seq=1)
+        try:
+            with self._errors():
+                self._stub.Start(job, **self._call())
+            with self._errors():
+                timeout = job.deadline_s + 30.0
+                return list(self._stub.Watch(watch, timeout=timeout, metadata=self._metadata()))
+        finally:
+            self._running = ""
+
+    def _renew(self) -> None:
+        while not self._closed.wait(RENEW_S):
+            with contextlib.suppress(grpc.RpcError, ValueError):
+                self._stub.Lease(
+                    pb.LeaseRequest(op=pb.LeaseRequest.RENEW, epoch=self._epoch, ttl_s=LEASE_TTL_S),
+                    timeout=CALL_TIMEOUT_S,
+                    metadata=self._metadata(),
+                )
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("token", self.agent.token), ("epoch", str(self._epoch)))
+
+    def _call(self) -> Mapping[str, Any]:
+        return {"timeout": CALL_TIMEOUT_S, "metadata": self._metadata()}
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: grpc.RpcError) -> DeviceError:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        message = f"{self.device}: {_detail(error)}"
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return NoSpaceOnDevice(message)
+        if code == grpc.StatusCode.PERMISSION_DENIED:
+            return DeviceBusy(message)
+        return DeviceLost(message)
+
+
+class Scorer:
+    """A stream of inferences; `call` raises WorkerEnded when the worker gave up."""
+
+    def __init__(self, session: Session, job: pb.Job) -> None:
+        self._session = session
+        self._requests = wire.Requests(job)
+        self._answers = session._stub.Infer(iter(self._requests), metadata=session._metadata())
+        self.facts = self._first_facts()
+
+    def call(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs for inputs, both in stored values, in the file's order."""
+        self._requests.send(wire.tensors(arrays))
+        event = self._next("tensors")
+        return wire.arrays(event.tensors)
+
+    def close(self) -> None:
+        """No more inferences; a stream that is gone already needs no closing."""
+        self._requests.end()
+        with contextlib.suppress(grpc.RpcError):
+            for _ in self._answers:
+                pass
+
+    def _first_facts(self) -> Facts:
+        return wire.facts(self._next("facts").facts)
+
+    def _next(self, kind: str) -> pb.Event:
+        with self._session._errors():
+            for event in self._answers:
+                if event.HasField("ended"):
+                    raise WorkerEnded(wire.ended(event.ended))
+                if event.HasField(kind):  # type: ignore[arg-type]
+                    return event
+        raise DeviceLost(f"{self._session.device}: the scoring stream ended early")
+
+
+class WorkerEnded(Exception):
+    """The worker of a scoring stream ended; how is in `ended`."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.message)
+        self.ended = ended
+
+
+def _chunks(file: PlacedFile, offset: int) -> Iterator[pb.Chunk]:
+    sha256 = bytes.fromhex(file.sha256)
+    with Path(file.path).open("rb") as source:
+        source.seek(offset)
+        while True:
+            data = source.read(CHUNK_BYTES)
+            if not data and offset < file.bytes:
+                return
+            yield pb.Chunk(sha256=sha256, offset=offset, data=data, total=file.bytes)
+            offset += len(data)
+            if offset >= file.bytes:
+                return
+
+
+def _detail(error: grpc.RpcError) -> str:
+    if isinstance(error, grpc.Call):
+        code, details = error.code(), error.details() or ""
+        known = {
+            grpc.StatusCode.UNAVAILABLE: "the agent or the link to it is gone",
+            grpc.StatusCode.DEADLINE_EXCEEDED: "the agent did not answer in time",
+            grpc.StatusCode.UNAUTHENTICATED: "the agent does not accept this session's token",
+        }
+        return known.get(code, details)
+    return str(error)

@@ -1,0 +1,100 @@
+"""Leases in the store: who may use a device, until when, with an epoch that fences whoever had it before."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from getpass import getuser
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pocketbench.errors import DeviceBusy
+from pocketbench.store import schema
+from pocketbench.store.store import Store
+
+TTL_S = 90
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that was granted."""
+
+    device: str
+    owner: str
+    epoch: int
+
+
+def owner() -> str:
+    """Who asks: user, host and process."""
+    try:
+        user = getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()} (process {os.getpid()})"
+
+
+def take(store: Store, device: str, who: str) -> Lease:
+    """Take a free, ended or orphaned lease; DeviceBusy says by whom and until when."""
+    table, now = schema.lease, time.time()
+    engine = store.engine_for_leases()
+    make = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+    with engine.begin() as connection:
+        fresh = {"device": device, "owner": "", "epoch": 0, "expires_s": 0.0}
+        connection.execute(make(table).on_conflict_do_nothing(), [fresh])
+        row = connection.execute(select(table).where(table.c.device == device)).one()
+        if row.expires_s > now and not _orphaned(row.owner):
+            until = datetime.fromtimestamp(row.expires_s).strftime("%H:%M:%S")
+            raise DeviceBusy(f"{device}: in use by {row.owner} until {until} at least (it may renew)")
+        # One conditional statement decides, so that two takers cannot both win.
+        granted = connection.execute(
+            update(table)
+            .where(table.c.device == device, table.c.epoch == row.epoch)
+            .values(owner=who, epoch=row.epoch + 1, expires_s=now + TTL_S)
+            .returning(table.c.epoch)
+        ).scalar()
+    if granted is None:
+        raise DeviceBusy(f"{device}: somebody else took it just now")
+    return Lease(device, who, int(granted))
+
+
+def renew(store: Store, lease: Lease) -> bool:
+    """Prolong by 90 s; False where it is no longer ours."""
+    table = schema.lease
+    with store.engine_for_leases().begin() as connection:
+        done = connection.execute(
+            update(table)
+            .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)
+            .values(expires_s=time.time() + TTL_S)
+        )
+    return done.rowcount == 1
+
+
+def release(store: Store, lease: Lease) -> None:
+    """Give it back, if it is still ours."""
+    table = schema.lease
+    with store.engine_for_leases().begin() as connection:
+        connection.execute(
+            update(table)
+            .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)
+            .values(expires_s=0.0)
+        )
+
+
+def _orphaned(who: str) -> bool:
+    """Was the holder a process of this machine that is gone? (On Windows that cannot be asked harmlessly.)"""
+    _, _, place = who.partition("@")
+    host, _, process = place.partition(" (process ")
+    pid = process.removesuffix(")")
+    if os.name == "nt" or host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,102 @@
+"""The tables. SQL lives in this package only; one MetaData serves SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+VERSION = 1
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("key", String(50), primary_key=True), Column("value", Text, nullable=False))
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("created_utc", String(40), nullable=False),
+    Column("finished_utc", String(40)),
+    Column("host", Text, nullable=False),
+    Column("tool_version", String(40), nullable=False),
+    Column("digest", String(64), nullable=False, index=True),
+    Column("request", JSON, nullable=False),
+)
+
+# One row a worker process: the statistical unit, and what a run that was cut can go on from.
+process = Table(
+    "process",
+    metadata,
+    Column("run_id", ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
+    Column("case_key", String(40), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("doc", JSON, nullable=False),
+)
+
+sample = Table(
+    "sample",
+    metadata,
+    Column("run_id", String(40), primary_key=True),
+    Column("case_key", String(40), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("name", String(40), primary_key=True),
+    Column("codec", String(20), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+result = Table(
+    "result",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("run_id", ForeignKey("run.id", ondelete="CASCADE"), nullable=False),
+    Column("case_key", String(40), nullable=False),
+    Column("created_utc", String(40), nullable=False),
+    Column("device", Text, nullable=False),
+    Column("device_fingerprint", Text),
+    Column("model_name", Text, nullable=False),
+    Column("model_sha256", String(64), nullable=False),
+    Column("runtime", Text, nullable=False),
+    Column("runtime_version", Text),
+    Column("delegate", Text, nullable=False),
+    Column("threads", Integer, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("doc", JSON, nullable=False),
+    # The idempotency key: a result that is sent twice is stored once.
+    UniqueConstraint("run_id", "case_key"),
+    Index("result_series", "device", "model_name", "created_utc"),
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    Column("result_id", ForeignKey("result.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(60), primary_key=True),
+    Column("unit", String(20), nullable=False),
+    Column("direction", Integer, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("lo", Float),
+    Column("hi", Float),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("device", String(200), primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_s", Float, nullable=False),
+)

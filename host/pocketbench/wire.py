@@ -1,0 +1,218 @@
+"""Translations between the protobuf of the wire and our dataclasses, for session.py alone."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pocketbench_agent.rpc import agent_pb2 as pb
+
+from pocketbench import measurement as m
+from pocketbench.models import PlacedFile
+from pocketbench.plan import Case, Plan
+
+HOW = {
+    pb.Ended.OK: "ok",
+    pb.Ended.ERROR: "error",
+    pb.Ended.SIGNAL: "signal",
+    pb.Ended.TIMEOUT: "timeout",
+    pb.Ended.NO_OUTPUT: "no_output",
+    pb.Ended.UNAVAILABLE: "unavailable",
+    pb.Ended.CANCELLED: "cancelled",
+}
+INPUTS_NAME = "inputs.npz"
+
+
+class Requests:
+    """The request side of a scoring stream: the job first, then whatever is sent."""
+
+    def __init__(self, job: pb.Job) -> None:
+        self._queue: queue.Queue[pb.InferRequest | None] = queue.Queue(maxsize=8)
+        self._queue.put(pb.InferRequest(job=job))
+
+    def send(self, tensors: pb.Tensors) -> None:
+        """One inference more."""
+        self._queue.put(pb.InferRequest(tensors=tensors))
+
+    def end(self) -> None:
+        """No more."""
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[pb.InferRequest]:
+        while (request := self._queue.get()) is not None:
+            yield request
+
+
+def job(
+    case: Case,
+    plan: Plan,
+    inputs: PlacedFile | None,
+    runtime_archive: PlacedFile | None,
+    phase: str,
+    round_index: int,
+) -> pb.Job:
+    """The job for one process of a case."""
+    program = pb.Program(
+        runtime=case.runtime.name,
+        delegate=case.delegate,
+        signature=case.signature or "",
+        shapes={name: pb.Shape(dims=dims) for name, dims in case.shapes},
+        seed=plan.seed,
+    )
+    if inputs is not None:
+        program.inputs.CopyFrom(_file(inputs, INPUTS_NAME))
+    if runtime_archive is not None:
+        program.runtime_archive.CopyFrom(_file(runtime_archive, runtime_archive.name))
+    return pb.Job(
+        files=[_file(file, file.name) for file in case.model.files],
+        program=program,
+        placement=pb.Placement(threads=case.threads, cpus=case.cpus),
+        plan=pb.Plan(
+            scenario=case.scenario,
+            process_index=round_index,
+            min_runs=plan.min_runs,
+            max_runs=plan.max_runs,
+            min_time_s=plan.min_time_s,
+            max_time_s=plan.max_time_s,
+            warm_up_min_runs=plan.warm_up_min_runs,
+            warm_up_min_time_s=plan.warm_up_min_time_s,
+            warm_up_max_time_s=plan.warm_up_max_time_s,
+        ),
+        deadline_s=plan.deadline_s,
+        meters=["thermal", "cpufreq"] if phase == "latency" else [],
+        phase=phase,
+    )
+
+
+def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
+    """What one job measured."""
+    begun = {event.phase.name: event.mono_ns for event in events if event.HasField("phase")}
+    samples = {event.samples.phase: event.samples for event in events if event.HasField("samples")}
+    found: dict[str, Any] = {}
+    if "load" in begun and "inputs" in begun:
+        found["load_ns"] = begun["inputs"] - begun["load"]
+    if "first" in samples and samples["first"].run_ns:
+        found["first_ns"] = samples["first"].run_ns[0]
+    if "timed" in samples:
+        found["run_ns"] = np.array(samples["timed"].run_ns, np.int64)
+        found["io_ns"] = np.array(samples["timed"].io_ns, np.int64)
+    if "warm_up" in samples:
+        found["warm_up_ns"] = np.array(samples["warm_up"].run_ns, np.int64)
+    for event in events:
+        if event.HasField("facts"):
+            found["facts"] = facts(event.facts)
+        elif event.HasField("placed"):
+            found["placed"] = _placed(event.placed)
+        elif event.HasField("warm_up"):
+            found |= {"warm_up_runs": event.warm_up.runs, "warm_up_steady": event.warm_up.steady}
+        elif event.HasField("synchronisation"):
+            found["probe_run_ns"] = tuple(event.synchronisation.run_ns)
+            found["probe_read_ns"] = tuple(event.synchronisation.read_ns)
+            found["probe_reread_ns"] = tuple(event.synchronisation.reread_ns)
+        elif event.HasField("outputs"):
+            found["outputs"] = tuple(
+                m.OutputFact(o.name, o.values, o.nan, o.inf, o.sha256.hex()) for o in event.outputs.outputs
+            )
+            found["output_constant"] = event.outputs.constant if event.outputs.constant_checked else None
+    readings = tuple(reading(event.reading) for event in events if event.HasField("reading"))
+    return m.Process(round_index, _last(events), readings=readings, **found)
+
+
+def outputs(events: Sequence[pb.Event]) -> tuple[m.Ended, list[m.Output]]:
+    """How a reference job ended, and the outputs that it kept."""
+    kept = [
+        m.Output(tensor.name, array)
+        for event in events
+        if event.HasField("tensors")
+        for tensor, array in zip(event.tensors.t, arrays(event.tensors), strict=True)
+    ]
+    return _last(events), kept
+
+
+def device(hello: pb.HelloReply) -> m.Device:
+    """What the agent said of its device."""
+    said = hello.device
+    names = (field.name for field in said.DESCRIPTOR.fields)
+    return m.Device(
+        **{name: getattr(said, name) for name in names},
+        runtimes=tuple(hello.runtimes),
+        agent_build=hello.build_sha256,
+    )
+
+
+def facts(said: pb.ModelFacts) -> m.Facts:
+    """What the runtime said of the model."""
+    return m.Facts(
+        inputs=tuple(_tensor(t) for t in said.inputs),
+        outputs=tuple(_tensor(t) for t in said.outputs),
+        runtime_version=said.runtime_version,
+        precision=said.precision,
+        inputs_from=said.inputs_from,
+        python=said.python,
+        numpy=said.numpy,
+    )
+
+
+def ended(said: pb.Ended) -> m.Ended:
+    """How a job ended."""
+    how = HOW.get(said.how, "error")
+    return m.Ended(how, said.stage, said.message, said.signal, tuple(said.log_tail))
+
+
+def reading(said: pb.Reading) -> m.Reading:
+    """A reading."""
+    return m.Reading(
+        said.source, said.quantity, said.unit, tuple(said.t_ns), tuple(said.value), said.missing
+    )
+
+
+def tensors(values: Sequence[NDArray[Any]]) -> pb.Tensors:
+    """Arrays for the wire."""
+    return pb.Tensors(
+        t=[pb.Tensor(dtype=a.dtype.name, shape=a.shape, data=np.ascontiguousarray(a).tobytes()) for a in values]
+    )
+
+
+def arrays(said: pb.Tensors) -> list[NDArray[Any]]:
+    """Arrays from the wire."""
+    return [np.frombuffer(t.data, np.dtype(t.dtype)).reshape(tuple(t.shape)) for t in said.t]
+
+
+def _file(file: PlacedFile, name: str) -> pb.File:
+    return pb.File(path=PurePosixPath(name).as_posix(), sha256=bytes.fromhex(file.sha256))
+
+
+def _tensor(said: pb.TensorInfo) -> m.Tensor:
+    return m.Tensor(
+        name=said.name,
+        dtype=said.dtype,
+        shape=tuple(said.shape),
+        scale=tuple(said.scale),
+        zero_point=tuple(said.zero_point),
+        axis=said.axis if said.has_axis else None,
+    )
+
+
+def _placed(said: pb.Placed) -> m.Placed:
+    return m.Placed(
+        known=said.known,
+        nodes=said.nodes,
+        delegated=said.delegated,
+        partitions=said.partitions,
+        on_cpu=dict(said.on_cpu),
+        evidence=said.evidence,
+        adapter=said.adapter,
+        used=said.used,
+        accelerated_by=said.accelerated_by,
+    )
+
+
+def _last(events: Sequence[pb.Event]) -> m.Ended:
+    last = events[-1] if events else None
+    if last is None or not last.HasField("ended"):
+        return m.Ended("no_output", "agent", "the events ended before the job did")
+    return ended(last.ended)

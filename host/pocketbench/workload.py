@@ -1,0 +1,256 @@
+"""Workloads: what a user writes to have accuracy beside speed.
+
+A workload is one Python file with `score(predict) -> Score`. `predict` takes and gives *real values*: the
+harness quantizes what goes in and dequantizes what comes out, so that one workload serves a float file and
+an int8 one. Layout follows the file: look at `predict.inputs[i].shape` or `.layout`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketbench import stats
+from pocketbench.errors import UsageError
+from pocketbench.measurement import Facts, Tensor
+from pocketbench.results import Accuracy
+
+__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "accuracy", "load"]
+
+Arrays = Sequence[NDArray[Any]]
+
+
+class WorkloadFailed(Exception):
+    """The user's code raised, or returned what is not a score; the message names file and function."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a workload found.
+
+    `per_item` has one number an item (1.0 or 0.0 for right or wrong). The metric is their mean, unless
+    `resample` gives its value over any item indices (with repetition), as mAP needs. `others` are further
+    metrics as fractions; `resamples` is how many bootstrap resamples are worth their time.
+    """
+
+    metric: str
+    per_item: Sequence[float] | NDArray[np.float64]
+    higher_is_better: bool = True
+    others: Mapping[str, float] = field(default_factory=dict)
+    resample: Callable[[Sequence[int]], float] | None = None
+    resamples: int = 1000
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of the file. Real value = (stored - zero_point) * scale, along `axis`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    layout: Literal["NHWC", "NCHW"] | None
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None
+
+
+class Predict(Protocol):
+    """The model as a workload sees it."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The file's inputs, in its order."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The file's outputs, in its order."""
+
+    def __call__(self, arrays: NDArray[Any] | Arrays | Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Real values of the inputs' shapes in (one array, a sequence, or by name), real values out."""
+
+
+class DevicePredict:
+    """A Predict over anything that answers stored values with stored values."""
+
+    def __init__(self, call: Callable[[Arrays], list[NDArray[Any]]], facts: Facts) -> None:
+        self._call = call
+        self._facts = facts
+        self.inputs = tuple(_info(tensor) for tensor in facts.inputs)
+        self.outputs = tuple(_info(tensor) for tensor in facts.outputs)
+        self.calls = 0
+
+    def __call__(self, arrays: NDArray[Any] | Arrays | Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Quantize, infer on the device, dequantize. WorkloadFailed: arrays that do not fit the inputs."""
+        given = self._ordered(arrays)
+        stored = [self._stored(a, t) for a, t in zip(given, self._facts.inputs, strict=True)]
+        outputs = self._call(stored)
+        self.calls += 1
+        return [real_values(a, t) for a, t in zip(outputs, self._facts.outputs, strict=True)]
+
+    def _ordered(self, arrays: NDArray[Any] | Arrays | Mapping[str, NDArray[Any]]) -> Arrays:
+        if isinstance(arrays, np.ndarray):
+            arrays = [arrays]
+        names = [tensor.name for tensor in self._facts.inputs]
+        if isinstance(arrays, Mapping):
+            if set(arrays) != set(names):
+                raise WorkloadFailed(f"predict() got {sorted(arrays)}, the inputs are {names}")
+            return [arrays[name] for name in names]
+        if len(arrays) != len(names):
+            raise WorkloadFailed(f"predict() got {len(arrays)} arrays, the inputs are {names}")
+        return arrays
+
+    @staticmethod
+    def _stored(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+        array = np.asarray(array)
+        if array.shape != tensor.shape:
+            raise WorkloadFailed(
+                f"predict() got shape {list(array.shape)} for input {tensor.name!r}, which wants {list(tensor.shape)}"
+            )
+        return stored_values(array, tensor)
+
+
+def stored_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+    """Real values as the file stores them: rounded to its grid and clipped to its dtype where it is quantized."""
+    dtype = np.dtype(tensor.dtype)
+    if not tensor.scale or dtype.kind not in "iu":
+        return array.astype(dtype)
+    scale, zero = _broadcast(tensor, array.ndim)
+    limits = np.iinfo(dtype)
+    stored: NDArray[Any] = np.clip(np.rint(array / scale) + zero, limits.min, limits.max).astype(dtype)
+    return stored
+
+
+def real_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+    """Stored values as real ones, float32 (float64 stays)."""
+    if array.dtype.kind == "f":
+        return array if array.dtype == np.float64 else array.astype(np.float32)
+    if not tensor.scale:
+        return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    scale, zero = _broadcast(tensor, array.ndim)
+    real: NDArray[Any] = ((array.astype(np.float32) - zero) * scale).astype(np.float32)
+    return real
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A loaded workload file."""
+
+    path: Path
+    sha256: str
+    module: ModuleType
+
+    def score(self, predict: Predict) -> Score:
+        """Run the user's score(); WorkloadFailed where it raises, or gives nothing finite."""
+        try:
+            score = self.module.score(predict)
+        except WorkloadFailed:
+            raise
+        except Exception as error:
+            raise WorkloadFailed(f"{self.path.name}: score() raised {_where(error, self.path)}") from error
+        return _checked(score, self.path.name)
+
+
+def load(path: Path) -> Workload:
+    """Import a workload file. UsageError: missing, does not import, or has no score()."""
+    if not path.is_file():
+        raise UsageError(f"--workload {path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = f"pocketbench_workload_{sha256[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--workload {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses of the user's file look their module up by name.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--workload {path}: does not import: {_where(error, path)}") from error
+    if not callable(getattr(module, "score", None)):
+        raise UsageError(f"--workload {path}: has no function score(predict)")
+    return Workload(path, sha256, module)
+
+
+def accuracy(score: Score, seed: int) -> Accuracy:
+    """The metric with its 95 % interval: Wilson for right-or-wrong items, else a bootstrap over items."""
+    items = np.asarray(score.per_item, np.float64)
+    n = len(items)
+    if score.resample is not None:
+        value = float(score.resample(range(n)))
+        lo, hi = stats.bootstrap(n, score.resample, score.resamples, seed)
+    else:
+        value = float(items.mean())
+        if np.isin(items, (0.0, 1.0)).all():
+            lo, hi = stats.wilson(round(float(items.sum())), n)
+        else:
+            lo, hi = stats.bootstrap(n, lambda chosen: float(items[chosen].mean()), score.resamples, seed)
+    return Accuracy(
+        metric=score.metric,
+        value=value,
+        ci95=(lo, hi),
+        n=n,
+        reference=None,
+        difference=None,
+        difference_ci95=None,
+        higher_is_better=score.higher_is_better,
+        others={name: float(value) for name, value in score.others.items()},
+    )
+
+
+def _checked(score: Any, name: str) -> Score:
+    if not isinstance(score, Score):
+        raise WorkloadFailed(f"{name}: score() returned {type(score).__name__}, not a Score")
+    items = np.asarray(score.per_item, np.float64)
+    if items.ndim != 1 or not len(items):
+        raise WorkloadFailed(f"{name}: score() returned no items")
+    if not np.isfinite(items).all():
+        raise WorkloadFailed(f"{name}: score() returned {int((~np.isfinite(items)).sum())} items that are NaN or infinite")
+    if not all(np.isfinite(float(value)) for value in score.others.values()):
+        raise WorkloadFailed(f"{name}: score() returned a further metric that is NaN or infinite")
+    return score
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """The error with the line of the user's file that it came from."""
+    line = None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}" + (f" ({path.name}:{line})" if line else "")
+
+
+def _info(tensor: Tensor) -> TensorInfo:
+    return TensorInfo(
+        tensor.name, tensor.dtype, tensor.shape, _layout(tensor.shape), tensor.scale, tensor.zero_point, tensor.axis
+    )
+
+
+def _layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
+    """Of an image with 1, 3 or 4 channels; None where both or neither fit."""
+    if len(shape) != 4:
+        return None
+    first, last = shape[1] in (1, 3, 4), shape[3] in (1, 3, 4)
+    if first == last:
+        return None
+    return "NCHW" if first else "NHWC"
+
+
+def _broadcast(tensor: Tensor, rank: int) -> tuple[Any, Any]:
+    scale = np.asarray(tensor.scale, np.float32)
+    zero = np.asarray(tensor.zero_point or [0] * len(tensor.scale), np.float32)
+    if tensor.axis is None or len(scale) == 1:
+        return scale[0], zero[0]
+    shape = [1] * rank
+    shape[tensor.axis] = len(scale)
+    return scale.reshape(shape), zero.reshape(shape)
