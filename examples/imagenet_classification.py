@@ -92,9 +92,7 @@ def _input_geometry(info: TensorInfo) -> tuple[int, int, bool]:
     raise ValueError(f"Input {info.name!r} of shape {list(info.shape)} is not one RGB image.")
 
 
-def _preprocess(
-    image: Any, height: int, width: int, image_module: ModuleType
-) -> NDArray[np.float32]:
+def _preprocess(image: Any, height: int, width: int, image_module: ModuleType) -> NDArray[np.float32]:
     """The middle of the image, [height, width, 3], in -1..1."""
     margin_x = round(image.width * (1 - CENTRAL_FRACTION) / 2)
     margin_y = round(image.height * (1 - CENTRAL_FRACTION) / 2)
@@ -114,8 +112,6 @@ def _rank(scores: NDArray[Any], label: int) -> int:
             # 1001 scores: class 0 is the background.
             target = label + 1
         case _:
-            raise ValueError(
-                f"Expected {CLASSES} or {CLASSES + 1} class scores, got {list(scores.shape)}."
-            )
+            raise ValueError(f"Expected {CLASSES} or {CLASSES + 1} class scores, got {list(scores.shape)}.")
     # Quantized scores tie often: a stable order lets the lower class win, as argmax does.
     return int(np.argsort(-flat, kind="stable").tolist().index(target))

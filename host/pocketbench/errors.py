@@ -1,13 +1,13 @@
 """Everything that can go wrong, as one tree.
 
-    PocketbenchError
-    ├── UsageError          exit 2: what was asked cannot be done; found before anything runs
-    │   └── ConfigError     a file of ours (devices.yaml) is wrong; names file and line
-    ├── StoreError          exit 2: the results store cannot be used
-    └── DeviceError         ends cases, not the run
-        ├── NotReachable    never reached: the cases are SKIPPED
-        ├── DeviceBusy      somebody else holds it: SKIPPED
-        └── DeviceLost      gone after the session opened: LOST
+PocketbenchError
+├── UsageError          exit 2: what was asked cannot be done; found before anything runs
+│   └── ConfigError     a file of ours (devices.yaml) is wrong; names file and line
+├── StoreError          exit 2: the results store cannot be used
+└── DeviceError         ends cases, not the run
+    ├── NotReachable    never reached: the cases are SKIPPED
+    ├── DeviceBusy      somebody else holds it: SKIPPED
+    └── DeviceLost      gone after the session opened: LOST
 """
 
 from __future__ import annotations

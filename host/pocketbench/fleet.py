@@ -81,7 +81,9 @@ def _guarded(lane: Lane, errors: list[BaseException]) -> None:
         errors.append(error)
 
 
-def _join(threads: Sequence[threading.Thread], lanes: Sequence[Lane], stop: threading.Event, progress: Progress) -> bool:
+def _join(
+    threads: Sequence[threading.Thread], lanes: Sequence[Lane], stop: threading.Event, progress: Progress
+) -> bool:
     while any(thread.is_alive() for thread in threads):
         try:
             for thread in threads:

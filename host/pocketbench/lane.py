@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from pocketbench import fidelity, plan as planning
+from pocketbench import fidelity
+from pocketbench import plan as planning
 from pocketbench import workload as work
 from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry

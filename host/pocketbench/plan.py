@@ -143,7 +143,9 @@ def readers(model: ModelFile, runtimes: Sequence[RuntimeChoice]) -> list[Runtime
     able = READERS.get(model.suffix)
     if able is None:
         known = ", ".join(READERS)
-        raise UsageError(f"{model.path}: no runtime reads {model.suffix or 'a file without a suffix'!s}; known: {known}")
+        raise UsageError(
+            f"{model.path}: no runtime reads {model.suffix or 'a file without a suffix'!s}; known: {known}"
+        )
     if not runtimes:
         return [RuntimeChoice(able[0])]
     chosen = [runtime for runtime in runtimes if runtime.name in able]

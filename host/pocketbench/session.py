@@ -12,9 +12,6 @@ from typing import Any
 
 import grpc
 from numpy.typing import NDArray
-from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
-from pocketbench_agent.rpc import agent_pb2 as pb
-from pocketbench_agent.rpc import agent_pb2_grpc as rpc
 
 from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
@@ -22,6 +19,9 @@ from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
 from pocketbench.measurement import Device, Ended, Facts, Observation, Output, Process
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
+from pocketbench_agent.rpc import agent_pb2 as pb
+from pocketbench_agent.rpc import agent_pb2_grpc as rpc
 
 CHUNK_BYTES = 1024 * 1024
 CALL_TIMEOUT_S = 20.0
@@ -73,9 +73,7 @@ class Session:
         """Handshake and lease. NotReachable, or DeviceBusy with who holds it and for how long."""
         request = pb.HelloRequest(protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_MAX)
         try:
-            hello = self._stub.Hello(
-                request, timeout=CALL_TIMEOUT_S, metadata=self._metadata(), wait_for_ready=True
-            )
+            hello = self._stub.Hello(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata(), wait_for_ready=True)
             held = self._stub.Lease(
                 pb.LeaseRequest(op=pb.LeaseRequest.TAKE, owner=self.owner, ttl_s=LEASE_TTL_S),
                 timeout=CALL_TIMEOUT_S,
@@ -102,9 +100,7 @@ class Session:
         for file, state in zip(missing, states.blobs, strict=True):
             if not state.complete:
                 with self._errors():
-                    self._stub.PutBlob(
-                        _chunks(file, state.committed), timeout=3600.0, metadata=self._metadata()
-                    )
+                    self._stub.PutBlob(_chunks(file, state.committed), timeout=3600.0, metadata=self._metadata())
                 sent += file.bytes - state.committed
             self._have.add(file.sha256)
         return sent

@@ -35,7 +35,6 @@ THRESHOLDS: Mapping[str, float] = {
 }
 
 
-
 @dataclass(frozen=True)
 class Evidence:
     """All that a check may look at: the case's processes, what came of them, and what the device is like."""
@@ -65,9 +64,7 @@ def unsynchronised(e: Evidence) -> Reason | None:
     """The run returned before the outputs could be read."""
     runs = [ns for p in e.processes for ns in p.probe_run_ns]
     waits = [
-        first - again
-        for p in e.processes
-        for first, again in zip(p.probe_read_ns, p.probe_reread_ns, strict=True)
+        first - again for p in e.processes for first, again in zip(p.probe_read_ns, p.probe_reread_ns, strict=True)
     ]
     if not runs:
         return None
@@ -168,7 +165,9 @@ def drift(e: Evidence) -> Reason | None:
     change, significant = stats.log_trend(_medians(e))
     if not significant or abs(change) <= THRESHOLDS["drift"]:
         return None
-    return _warn("drift", f"latency went {'up' if change > 0 else 'down'} by {abs(change):.0%} from first to last round")
+    return _warn(
+        "drift", f"latency went {'up' if change > 0 else 'down'} by {abs(change):.0%} from first to last round"
+    )
 
 
 def warm_up_not_steady(e: Evidence) -> Reason | None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pocketbench_agent.rpc import agent_pb2 as pb
 
 from pocketbench import measurement as m
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
+from pocketbench_agent.rpc import agent_pb2 as pb
 
 HOW = {
     pb.Ended.OK: "ok",
@@ -165,9 +165,7 @@ def ended(said: pb.Ended) -> m.Ended:
 
 def reading(said: pb.Reading) -> m.Reading:
     """A reading."""
-    return m.Reading(
-        said.source, said.quantity, said.unit, tuple(said.t_ns), tuple(said.value), said.missing
-    )
+    return m.Reading(said.source, said.quantity, said.unit, tuple(said.t_ns), tuple(said.value), said.missing)
 
 
 def tensors(values: Sequence[NDArray[Any]]) -> pb.Tensors:

@@ -213,7 +213,9 @@ def _checked(score: Any, name: str) -> Score:
     if items.ndim != 1 or not len(items):
         raise WorkloadFailed(f"{name}: score() returned no items")
     if not np.isfinite(items).all():
-        raise WorkloadFailed(f"{name}: score() returned {int((~np.isfinite(items)).sum())} items that are NaN or infinite")
+        raise WorkloadFailed(
+            f"{name}: score() returned {int((~np.isfinite(items)).sum())} items that are NaN or infinite"
+        )
     if not all(np.isfinite(float(value)) for value in score.others.values()):
         raise WorkloadFailed(f"{name}: score() returned a further metric that is NaN or infinite")
     return score

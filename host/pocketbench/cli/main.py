@@ -58,32 +58,90 @@ class Root(click.Group):
 )
 @click.option("--device", "devices", multiple=True, metavar="NAME", help="Device or tag; 'all', 'local'. Repeatable.")
 @click.option("--model", "models", multiple=True, type=click.Path(path_type=Path), help="Model file. Repeatable.")
-@click.option("--delegate", "delegates", multiple=True, metavar="NAME", help="What computes: cpu (default), gpu, npu, a vendor's name. Repeatable.")
-@click.option("--threads", "threads", multiple=True, type=click.IntRange(1, 1024), help="Threads; default 1. Repeatable.")
-@click.option("--runtime", "runtimes", multiple=True, metavar="NAME[==VERSION]", help="litert, tflite-runtime, onnxruntime, null; default by suffix. Repeatable.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    metavar="NAME",
+    help="What computes: cpu (default), gpu, npu, a vendor's name. Repeatable.",
+)
+@click.option(
+    "--threads", "threads", multiple=True, type=click.IntRange(1, 1024), help="Threads; default 1. Repeatable."
+)
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    metavar="NAME[==VERSION]",
+    help="litert, tflite-runtime, onnxruntime, null; default by suffix. Repeatable.",
+)
 @click.option("--workload", type=click.Path(path_type=Path), help="Python file with score(predict): adds accuracy.")
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz by input name or position; default: seeded.")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Static shape of an input. Repeatable.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Static shape of an input. Repeatable."
+)
 @click.option("--signature", metavar="NAME", help="Signature of a .tflite file.")
 @click.option("--cpus", metavar="LIST", help="Cores to run on, such as 0-3,6.")
-@click.option("--processes", type=click.IntRange(1, 1000), default=6, show_default=True, help="Worker processes a case.")
-@click.option("--min-runs", type=click.IntRange(1, 1_000_000), default=120, show_default=True, help="Timed runs a process, at least.")
-@click.option("--max-runs", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="Timed runs a process, at most.")
-@click.option("--min-time", type=click.FloatRange(0, 3600), default=0.5, show_default=True, help="Timed seconds a process, at least.")
-@click.option("--max-time", type=click.FloatRange(0, 3600, min_open=True), default=10.0, show_default=True, help="Timed seconds a process, at most.")
+@click.option(
+    "--processes", type=click.IntRange(1, 1000), default=6, show_default=True, help="Worker processes a case."
+)
+@click.option(
+    "--min-runs",
+    type=click.IntRange(1, 1_000_000),
+    default=120,
+    show_default=True,
+    help="Timed runs a process, at least.",
+)
+@click.option(
+    "--max-runs",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="Timed runs a process, at most.",
+)
+@click.option(
+    "--min-time",
+    type=click.FloatRange(0, 3600),
+    default=0.5,
+    show_default=True,
+    help="Timed seconds a process, at least.",
+)
+@click.option(
+    "--max-time",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Timed seconds a process, at most.",
+)
 @click.option("--cooldown", metavar="auto|SECONDS", default="auto", show_default=True, help="Rest before each process.")
 @click.option("--require-full-delegation", is_flag=True, help="Exit 1 unless the accelerator took every node.")
-@click.option("--fail-on", "fail_on", multiple=True, metavar="CODE", help="Exit 1 where a row has this reason. Repeatable.")
-@click.option("--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--fail-on", "fail_on", multiple=True, metavar="CODE", help="Exit 1 where a row has this reason. Repeatable."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", show_default=True
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Write there instead of stdout.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Kept with the results. Repeatable.")
-@click.option("--resume", is_flag=False, flag_value="", default=None, metavar="[ID]", help="Go on with the last unfinished run of the same plan.")
-@click.option("--devices", "devices_file", type=click.Path(path_type=Path), help="devices.yaml; else $POCKETBENCH_DEVICES, ./devices.yaml, the user's.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[ID]",
+    help="Go on with the last unfinished run of the same plan.",
+)
+@click.option(
+    "--devices",
+    "devices_file",
+    type=click.Path(path_type=Path),
+    help="devices.yaml; else $POCKETBENCH_DEVICES, ./devices.yaml, the user's.",
+)
 @click.option("--store", metavar="PATH|URL", help="Results store; default in the user's data folder.")
 @click.option("--debug", is_flag=True, help="Tracebacks, and keep the agent's files.")
 @click.version_option(__version__, prog_name="bench")
 @click.pass_context
-def root(ctx: click.Context, **options: Any) -> None:
+def root(ctx: click.Context, /, **options: Any) -> None:
     """Measure model files on devices and compare them.
 
     bench --device local --model m.tflite

@@ -103,9 +103,7 @@ def make_request(options: Mapping[str, Any], entries: Mapping[str, config.Device
             raise UsageError(f"--{option} {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     models = [open_model(path) for path in dict.fromkeys(options["models"])]
     return Request(
-        cases=matrix(
-            names, models, chosen, delegates, options["threads"] or (1,), cpus, shapes, options["signature"]
-        ),
+        cases=matrix(names, models, chosen, delegates, options["threads"] or (1,), cpus, shapes, options["signature"]),
         plan=plan,
         inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
         workload=str(options["workload"].absolute()) if options["workload"] else None,

@@ -39,9 +39,7 @@ def as_csv(report: Report) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        "run_id id device model format sha256 bytes runtime runtime_version delegate threads status reasons load_ms "
-        "first_inference_ms p50_ms p50_lo_ms p50_hi_ms p90_ms p95_ms p99_ms io_ms memory_peak_mb "
-        "accuracy_metric accuracy accuracy_lo accuracy_hi".split()
+        ["run_id", "id", "device", "model", "format", "sha256", "bytes", "runtime", "runtime_version", "delegate", "threads", "status", "reasons", "load_ms", "first_inference_ms", "p50_ms", "p50_lo_ms", "p50_hi_ms", "p90_ms", "p95_ms", "p99_ms", "io_ms", "memory_peak_mb", "accuracy_metric", "accuracy", "accuracy_lo", "accuracy_hi"]
     )
     for r in report.results:
         latency, accuracy = r.latency_ms, r.accuracy
@@ -83,7 +81,11 @@ def _lines(report: Report, style: str) -> str:
 
     shown = table(report.results)
     align = ["right" if right else "left" for right in shown.right]
-    body = tabulate(shown.rows, shown.headings, tablefmt=style, colalign=align, disable_numparse=True) if shown.rows else ""
+    body = (
+        tabulate(shown.rows, shown.headings, tablefmt=style, colalign=align, disable_numparse=True)
+        if shown.rows
+        else ""
+    )
     gap = "\n\n" if style == "github" else "\n"
     parts = [_conditions(report.results), body, gap.join(shown.below)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -38,9 +38,9 @@ def table(results: Sequence[Result]) -> Table:
     headings = [column.heading for column in columns]
     right = [column.right for column in columns]
     if len(results) > 1:
-        headings.insert(_before(headings, "p90"), "vs first")
-        right.insert(_before(headings, "vs first"), True)
-        place = headings.index("vs first")
+        headings.insert(_before(headings, "p90"), "time vs #1")
+        right.insert(_before(headings, "time vs #1"), True)
+        place = headings.index("time vs #1")
         for row, result in zip(rows, results, strict=True):
             row.insert(place, _against(results[0], result))
     return Table(headings, rows, right, below(results))

@@ -64,7 +64,9 @@ class Store:
                 _prepare_sqlite(self._reader, self._writer)
             self._migrate()
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"the store {self._shown} cannot be opened: {_cause(error)}; --store names another") from error
+            raise StoreError(
+                f"the store {self._shown} cannot be opened: {_cause(error)}; --store names another"
+            ) from error
         self._replay()
 
     def close(self) -> None:
