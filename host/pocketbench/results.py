@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from statistics import median
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 R = TypeVar("R")
@@ -37,7 +38,10 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a number may not be what it seems. severity: note warn invalid; scope: latency memory energy accuracy case."""
+    """Why a number may not be what it seems.
+
+    severity: note warn invalid; scope: latency memory energy accuracy case.
+    """
 
     code: str
     severity: str
@@ -253,8 +257,6 @@ class Result:
 
     def process_medians_ns(self) -> list[float]:
         """The unit of every statistic: one median a process, in the order of rounds."""
-        from statistics import median
-
         return [float(median(samples)) for samples in self.samples_ns if len(samples)]
 
     def metric(self, name: str) -> float | None:

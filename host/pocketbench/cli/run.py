@@ -26,11 +26,12 @@ from pocketbench.workload import load as load_workload
 
 def run(options: Mapping[str, Any]) -> int:
     """Measure what was asked; the exit code."""
-    _check_output(options["output"])
+    check_output(options["output"])
     codes = [_reason_code(code) for code in options["fail_on"]]
     entries = config.load(config.find(options["devices_file"]))
     request = make_request(options, entries)
-    return execute(request, entries, options, codes)
+    code, _ = execute(request, entries, options, codes)
+    return code
 
 
 def execute(
@@ -38,8 +39,8 @@ def execute(
     entries: Mapping[str, config.DeviceEntry],
     options: Mapping[str, Any],
     fail_on: Sequence[str] = (),
-) -> int:
-    """Run a request and report it."""
+) -> tuple[int, fleet.Outcome]:
+    """Run a request and report it: the exit code, and what came of it."""
     inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
     workload = load_workload(Path(request.workload)) if request.workload else None
     store = Store(options["store"])
@@ -63,8 +64,8 @@ def execute(
             "the same command with --resume goes on",
             err=True,
         )
-        return fleet.INTERRUPTED
-    return exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on)
+        return fleet.INTERRUPTED, outcome
+    return exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on), outcome
 
 
 def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequence[str]) -> int:
@@ -180,7 +181,7 @@ def _reason_code(code: str) -> str:
     return code
 
 
-def _check_output(path: Path | None) -> None:
+def check_output(path: Path | None) -> None:
     """An output that cannot be written is found before anything runs."""
     if path is None:
         return

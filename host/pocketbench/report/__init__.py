@@ -14,6 +14,12 @@ from pocketbench.results import Result, to_doc
 from pocketbench.store.store import now
 
 SCHEMA = 1
+CSV_COLUMNS = (
+    *("run_id", "id", "device", "model", "format", "sha256", "bytes", "runtime", "runtime_version", "delegate"),
+    *("threads", "status", "reasons", "load_ms", "first_inference_ms", "p50_ms", "p50_lo_ms", "p50_hi_ms"),
+    *("p90_ms", "p95_ms", "p99_ms", "io_ms", "memory_peak_mb"),
+    *("accuracy_metric", "accuracy", "accuracy_lo", "accuracy_hi"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,22 +44,45 @@ def as_csv(report: Report) -> str:
     """One row a result, plain numbers with their unit in the heading; empty where unavailable."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["run_id", "id", "device", "model", "format", "sha256", "bytes", "runtime", "runtime_version", "delegate", "threads", "status", "reasons", "load_ms", "first_inference_ms", "p50_ms", "p50_lo_ms", "p50_hi_ms", "p90_ms", "p95_ms", "p99_ms", "io_ms", "memory_peak_mb", "accuracy_metric", "accuracy", "accuracy_lo", "accuracy_hi"]
-    )
-    for r in report.results:
-        latency, accuracy = r.latency_ms, r.accuracy
-        interval = latency.ci95 if latency and latency.ci95 else (None, None)
-        bounds = accuracy.ci95 if accuracy and accuracy.ci95 else (None, None)
-        writer.writerow(
-            [report.run_id, r.id, r.device, r.model.name, r.model.format, r.model.sha256, r.model.bytes]
-            + [r.runtime.name, r.runtime.version, r.delegate.requested, r.threads, r.status]
-            + [" ".join(reason.code for reason in r.reasons), r.load_ms, r.first_inference_ms]
-            + [latency and latency.p50, *interval, latency and latency.p90, latency and latency.p95]
-            + [latency and latency.p99, r.io_ms and r.io_ms.p50, r.memory_mb and r.memory_mb.peak]
-            + [accuracy and accuracy.metric, accuracy and accuracy.value, *bounds]
-        )
+    writer.writerow(CSV_COLUMNS)
+    for result in report.results:
+        cells = {"run_id": report.run_id, **_csv_cells(result)}
+        writer.writerow([cells[column] for column in CSV_COLUMNS])
     return stream.getvalue()
+
+
+def _csv_cells(r: Result) -> dict[str, object]:
+    latency, accuracy = r.latency_ms, r.accuracy
+    p50_lo, p50_hi = latency.ci95 if latency and latency.ci95 else (None, None)
+    accuracy_lo, accuracy_hi = accuracy.ci95 if accuracy and accuracy.ci95 else (None, None)
+    return {
+        "id": r.id,
+        "device": r.device,
+        "model": r.model.name,
+        "format": r.model.format,
+        "sha256": r.model.sha256,
+        "bytes": r.model.bytes,
+        "runtime": r.runtime.name,
+        "runtime_version": r.runtime.version,
+        "delegate": r.delegate.requested,
+        "threads": r.threads,
+        "status": r.status,
+        "reasons": " ".join(reason.code for reason in r.reasons),
+        "load_ms": r.load_ms,
+        "first_inference_ms": r.first_inference_ms,
+        "p50_ms": latency and latency.p50,
+        "p50_lo_ms": p50_lo,
+        "p50_hi_ms": p50_hi,
+        "p90_ms": latency and latency.p90,
+        "p95_ms": latency and latency.p95,
+        "p99_ms": latency and latency.p99,
+        "io_ms": r.io_ms and r.io_ms.p50,
+        "memory_peak_mb": r.memory_mb and r.memory_mb.peak,
+        "accuracy_metric": accuracy and accuracy.metric,
+        "accuracy": accuracy and accuracy.value,
+        "accuracy_lo": accuracy_lo,
+        "accuracy_hi": accuracy_hi,
+    }
 
 
 def as_json(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shutil
 import subprocess
@@ -87,10 +88,8 @@ class LocalProcess:
     def end(self) -> None:
         """Close stdin, then terminate, then kill."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         for then in (self._process.terminate, self._process.kill):
             try:
                 self._process.wait(END_WAIT_S)

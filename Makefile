@@ -1,0 +1,64 @@
+# Everything runs in .venv; each target installs what it needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DIGITS := examples/digits/digits
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test check fix protos protos-check clean
+
+help:  ## This list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine.
+	$(BIN)/bench --device local --workload examples/digits.py --inputs examples/digits/inputs.npz \
+	  --model $(DIGITS)-float.tflite --model $(DIGITS)-int8.tflite \
+	  --model $(DIGITS)-float.onnx --model $(DIGITS)-int8.onnx
+
+test: check protos-check  ## Lint, types, and all tests but the slow ones.
+	$(BIN)/python -m pytest -m "not slow" tests
+
+check: $(VENV)/.dev  ## Format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy host/pocketbench examples tests benchmarks
+	$(BIN)/mypy --config-file agent/pyproject.toml agent/pocketbench_agent
+
+fix: $(VENV)/.dev  ## Format, and mend what ruff can mend.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The generator is an old one on purpose: new stubs refuse older protobuf runtimes on devices.
+$(VENV)/.protos:
+	$(PYTHON) -m venv $(VENV)/protos
+	$(VENV)/protos/bin/python -m pip install --quiet grpcio-tools==1.71.2 mypy-protobuf==3.6.0
+	@touch $@
+
+PROTOC = $(VENV)/protos/bin/python -m grpc_tools.protoc -Iprotos \
+  --plugin=protoc-gen-mypy=$(VENV)/protos/bin/protoc-gen-mypy \
+  --plugin=protoc-gen-mypy_grpc=$(VENV)/protos/bin/protoc-gen-mypy_grpc
+
+protos: $(VENV)/.dev $(VENV)/.protos  ## Generate the wire code again.
+	$(PROTOC) --python_out=agent --grpc_python_out=agent --mypy_out=agent --mypy_grpc_out=agent \
+	  protos/pocketbench_agent/rpc/agent.proto
+
+protos-check: $(VENV)/.dev $(VENV)/.protos  ## Does the checked-in wire code match its source?
+	rm -rf $(VENV)/generated && mkdir $(VENV)/generated
+	$(PROTOC) --python_out=$(VENV)/generated --grpc_python_out=$(VENV)/generated \
+	  --mypy_out=$(VENV)/generated --mypy_grpc_out=$(VENV)/generated protos/pocketbench_agent/rpc/agent.proto
+	for f in $(VENV)/generated/pocketbench_agent/rpc/*; do cmp $$f agent/pocketbench_agent/rpc/$$(basename $$f) || exit 1; done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.bench: pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[local,examples,dev]'
+	@touch $@ $(VENV)/.bench
+
+clean:  ## Remove what was installed and cached here.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""`bench history`: earlier results of the store."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from pocketbench.cli.options import store_option
+from pocketbench.models import printable
+from pocketbench.report.columns import MISSING, significant
+from pocketbench.results import Result, to_doc
+from pocketbench.store.store import Store
+
+
+@click.command()
+@click.argument("device", required=False)
+@click.argument("model", required=False)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Newest so many.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--debug", is_flag=True, hidden=True)
+@store_option
+def history(device: str | None, model: str | None, limit: int, form: str, store: str | None, debug: bool) -> None:
+    """Earlier results, newest first: of all devices, of DEVICE, or of DEVICE and MODEL (its name)."""
+    opened = Store(store)
+    try:
+        rows = opened.history(device, model, limit)
+    finally:
+        opened.close()
+    if form == "json":
+        docs = [{"created": created, "run_id": run_id, **to_doc(result)} for created, run_id, result in rows]
+        click.echo(json.dumps(docs, indent=1))
+        return
+    if not rows:
+        click.echo("no results yet" if device is None else f"no results of {device} {model or ''}".rstrip())
+        return
+    from tabulate import tabulate
+
+    headings = ["when (UTC)", "run", "result", "device", "model", "runtime", "delegate", "threads", "p50", "status"]
+    shown = [[created[:16].replace("T", " "), run_id, *_cells(result)] for created, run_id, result in rows]
+    click.echo(tabulate(shown, headings, tablefmt="simple", disable_numparse=True))
+
+
+def _cells(result: Result) -> list[str]:
+    latency = result.latency_ms
+    return [
+        result.id,
+        printable(result.device),
+        printable(result.model.name),
+        f"{result.runtime.name} {result.runtime.version or ''}".strip(),
+        result.delegate.requested,
+        str(result.threads),
+        f"{significant(latency.p50)} ms" if latency else MISSING,
+        result.status,
+    ]

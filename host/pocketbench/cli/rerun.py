@@ -1,0 +1,97 @@
+"""`bench rerun ID`: measure an earlier run, or one result of it, again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+import click
+
+from pocketbench.cli.options import report_options, run_options, store_option
+from pocketbench.cli.run import check_output, execute
+from pocketbench.config import devices as config
+from pocketbench.errors import UsageError, nearest
+from pocketbench.fleet import Outcome
+from pocketbench.models import open_model
+from pocketbench.plan import Case, Plan, Request, parse_runtime
+from pocketbench.store.store import Store
+
+
+@click.command()
+@click.argument("ids", metavar="ID", nargs=-1, required=True)
+@store_option
+@report_options
+@run_options
+@click.pass_context
+def rerun(ctx: click.Context, /, ids: tuple[str, ...], **options: Any) -> None:
+    """Measure a run or a result again, as it was asked for then; several IDs are measured interleaved.
+
+    The model files must still be where they were, with the same content.
+    """
+    code, _ = again(ids, options)
+    ctx.exit(code)
+
+
+def again(ids: Sequence[str], options: Mapping[str, Any]) -> tuple[int, Outcome]:
+    """Run the cases of those runs and results as one request: the exit code, and what came of it."""
+    check_output(options["output"])
+    entries = config.load(config.find(options["devices_file"]))
+    store = Store(options["store"])
+    try:
+        parts = [_cases(store, id_) for id_ in ids]
+    finally:
+        store.close()
+    first = parts[0][0]
+    for asked, _ in parts[1:]:
+        if any(asked[key] != first[key] for key in ("inputs", "workload")):
+            raise UsageError("these were measured on different inputs or workloads: rerun them one by one")
+    cases = {case.key: case for _, chosen in parts for case in chosen}
+    for case in cases.values():
+        if case.device not in entries:
+            raise UsageError(f"device {case.device!r} is not in devices.yaml any more{nearest(case.device, entries)}")
+    plan = Plan(**{**first["plan"], "seed": SystemRandom().randrange(2**31)})
+    request = Request(tuple(cases.values()), plan, first["inputs"], first["workload"], first["labels"])
+    return execute(request, entries, options)
+
+
+def _cases(store: Store, id_: str) -> tuple[Mapping[str, Any], list[Case]]:
+    """What was asked, and the cases that the id names: all of a run, or the one of a result."""
+    try:
+        _, request = store.run_request(id_)
+        return request, [_case(doc) for doc in request["cases"]]
+    except UsageError as not_a_run:
+        try:
+            run_id, result = store.find_result(id_)
+        except UsageError as error:
+            raise UsageError(f"{error}; and {not_a_run}") from error
+    _, request = store.run_request(run_id)
+    for doc in request["cases"]:
+        if (
+            doc["device"] == result.device
+            and doc["model"]["sha256"] == result.model.sha256
+            and parse_runtime(doc["runtime"]).name == result.runtime.name
+            and doc["delegate"] == result.delegate.requested
+            and doc["threads"] == result.threads
+            and tuple(doc["cpus"]) == tuple(result.cpus or ())
+        ):
+            return request, [_case(doc)]
+    raise UsageError(f"the run {run_id} does not say how {id_} was measured")
+
+
+def _case(doc: Mapping[str, Any]) -> Case:
+    path = Path(doc["model"]["path"])
+    model = open_model(path)
+    if model.sha256 != doc["model"]["sha256"]:
+        raise UsageError(f"{path}: is not the file that was measured then (its sha256 differs)")
+    return Case(
+        device=doc["device"],
+        model=model,
+        runtime=parse_runtime(doc["runtime"]),
+        delegate=doc["delegate"],
+        threads=doc["threads"],
+        cpus=tuple(doc["cpus"]),
+        shapes=tuple((name, tuple(dims)) for name, dims in doc["shapes"]),
+        signature=doc["signature"],
+    )
