@@ -23,7 +23,7 @@ from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
 from pocketbench.gate import Gate
 from pocketbench.measurement import Device, Ended, Output, Process
-from pocketbench.models import PlacedFile, place
+from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
 from pocketbench.results import Accuracy, Fidelity, Reason, Result
@@ -288,6 +288,10 @@ class Lane:
         result = assemble(case, processes, self._context(), self._failures[case.key], compared, accuracy)
         self.store.save_result(self.run_id, case.key, result)
         self.results[case.key] = result
+        if result.status != "OK":
+            stage = f" in stage {result.stage}" if result.stage else ""
+            why = next((printable(r.message) for r in result.reasons if r.severity == "invalid"), "")
+            self.progress.say(f"{self.device}: {case.label}: {result.status}{stage}: {why}")
 
     def _end_all(self, reason: Reason) -> None:
         """The device is out of reach: every case without a result ends with that reason."""

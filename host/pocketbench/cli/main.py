@@ -173,7 +173,10 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        # One line first that names the offending thing; the usage text is a command away.
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help' for help." if context else ""
+        click.echo(f"Error: {error.format_message()}{hint}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
