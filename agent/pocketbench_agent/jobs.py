@@ -195,6 +195,9 @@ class Jobs:
         meters = _start_meters(job.job.meters)
         worker = Worker(job.job, job.folder / "files", self._home)
         self._running = worker
+        if job.cancelled:
+            # Cancelled between the check above and now, when there was no worker to kill yet.
+            worker.kill()
         try:
             worker.write(frame(job.job))
             worker.close_stdin()
