@@ -5,6 +5,7 @@ A job needs nobody: once accepted it runs to its end or its deadline, whether or
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import queue
@@ -206,7 +207,7 @@ class Jobs:
             ended = worker.ended()
         finally:
             self._running = None
-            worker.kill()
+            worker.close()
             for event in _stop_meters(meters):
                 self._record(job, event)
         if job.cancelled and ended.how != pb.Ended.OK:
@@ -313,6 +314,15 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return
+
+    def close(self) -> None:
+        """End it, wait for it, and give its pipes back."""
+        self.kill()
+        self._process.wait()
+        self._reader.join(KILL_WAIT_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                _pipe(pipe).close()
 
     def _time_out(self) -> None:
         self._timed_out = True
