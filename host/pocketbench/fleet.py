@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pocketbench import verdict
@@ -84,19 +86,39 @@ def _guarded(lane: Lane, errors: list[BaseException]) -> None:
 def _join(
     threads: Sequence[threading.Thread], lanes: Sequence[Lane], stop: threading.Event, progress: Progress
 ) -> bool:
-    while any(thread.is_alive() for thread in threads):
-        try:
+    """Wait for the lanes; was the run interrupted?"""
+    told = False
+    with _signals(stop):
+        while any(thread.is_alive() for thread in threads):
             for thread in threads:
                 thread.join(JOIN_S)
-        except KeyboardInterrupt:
-            if stop.is_set():
-                # The agents end with their stdin; nothing is left to tidy that the store would miss.
-                os._exit(INTERRUPTED)
-            stop.set()
-            progress.say("stopping: what was measured is kept (Ctrl-C again to quit at once)")
-            for lane in lanes:
-                threading.Thread(target=lane.cancel, daemon=True).start()
+            if stop.is_set() and not told:
+                told = True
+                progress.say("stopping: what was measured is kept (Ctrl-C again to quit at once)")
+                for lane in lanes:
+                    threading.Thread(target=lane.cancel, daemon=True).start()
     return stop.is_set()
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) sets `stop`; a second ends the process where it stands."""
+
+    def handle(*_: object) -> None:
+        if stop.is_set():
+            # The agents end with their stdin; nothing is left to tidy that the store would miss.
+            os._exit(INTERRUPTED)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _warned(results: Sequence[Result]) -> tuple[Result, ...]:
