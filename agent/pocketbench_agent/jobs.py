@@ -31,6 +31,8 @@ from pocketbench_agent.rpc import agent_pb2 as pb
 
 LOG_TAIL_LINES = 40
 KILL_WAIT_S = 5.0
+# Results that no host fetched for so long are nobody's any more.
+FORGOTTEN_S = 7 * 24 * 3600
 WORKER = (sys.executable, "-m", "pocketbench_agent.worker")
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -65,7 +67,10 @@ class Jobs:
         self._running: Worker | None = None
         (home / "jobs").mkdir(parents=True, exist_ok=True)
         for folder in sorted((home / "jobs").iterdir()):
-            self._recover(folder)
+            if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                self._recover(folder)
         threading.Thread(target=self._work, name="jobs", daemon=True).start()
 
     def start(self, job: pb.Job) -> pb.JobState:
@@ -138,6 +143,8 @@ class Jobs:
 
     def close(self) -> None:
         """End the running job and take no more."""
+        for job in list(self._jobs.values()):
+            job.cancelled = job.cancelled or job.state != pb.JobState.DONE
         self._queue.put(None)
         running = self._running
         if running is not None:

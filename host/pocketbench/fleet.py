@@ -64,9 +64,10 @@ def run(
     ]
     errors: list[BaseException] = []
     threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device) for lane in lanes]
-    for thread in threads:
-        thread.start()
-    interrupted = _join(threads, lanes, stop, progress)
+    with _signals(stop):
+        for thread in threads:
+            thread.start()
+        interrupted = _join(threads, lanes, stop, progress)
     if errors:
         raise errors[0]
     if not interrupted:
@@ -88,15 +89,14 @@ def _join(
 ) -> bool:
     """Wait for the lanes; was the run interrupted?"""
     told = False
-    with _signals(stop):
-        while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(JOIN_S)
-            if stop.is_set() and not told:
-                told = True
-                progress.say("stopping: what was measured is kept (Ctrl-C again to quit at once)")
-                for lane in lanes:
-                    threading.Thread(target=lane.cancel, daemon=True).start()
+    while any(thread.is_alive() for thread in threads):
+        for thread in threads:
+            thread.join(JOIN_S)
+        if stop.is_set() and not told:
+            told = True
+            progress.say("stopping: what was measured is kept (Ctrl-C again to quit at once)")
+            for lane in lanes:
+                threading.Thread(target=lane.cancel, daemon=True).start()
     return stop.is_set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,9 @@ class Lane:
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
-        lease = leases.take(self.store, self.device, leases.owner())
+        # Every machine has a `local`: in a shared store they are different devices.
+        place = f"@{socket.gethostname()}" if self.entry.transport == "local" else ""
+        lease = leases.take(self.store, self.device + place, leases.owner())
         ended = threading.Event()
 
         def renew() -> None:
@@ -159,40 +162,46 @@ class Lane:
                 self._measure(case, index)
 
     def _measure(self, case: Case, index: int) -> None:
-        """One process of a case; an agent that died is started again once."""
+        """One process of a case; where the agent died with it, it is started again once."""
         for attempt in range(1, ATTEMPTS + 1):
+            assert self._gate is not None
             try:
-                assert self._gate is not None
                 passed = self._gate.wait()
                 if self.stop.is_set():
                     return
-                found = self._live().measure(case, self.request.plan, self._files(case), index)
+                job_id = f"{self.run_id}.{case.key}.{index}.{attempt}"
+                found = self._live().measure(case, self.request.plan, self._files(case), index, job_id)
             except NoSpaceOnDevice as error:
-                found = Process(index, Ended("error", "push", str(error)))
-                passed = None
-            except DeviceBusy:
-                raise
-            except DeviceLost as error:
-                if attempt == ATTEMPTS:
-                    self._failures[case.key].append(case_reason("device_lost", f"{error} (twice, in this case)"))
-                    self._reconnect()
-                    return
-                self._reconnect()
-                continue
+                self._keep(case, Process(index, Ended("error", "push", str(error))))
+                return
             except NotReachable as error:
                 self._failures[case.key].append(case_reason("not_available", str(error)))
                 return
-            break
-        if found.ended.how == "cancelled":
+            except DeviceLost as error:
+                self._reconnect()
+                lost = str(error)
+                continue
+            if found.ended.how == "cancelled" or found.ended.stage == "agent":
+                # Not the model's doing: it was stopped, or an agent before this one died while it ran.
+                lost = found.ended.message
+                self._acknowledge(found)
+                if self.stop.is_set():
+                    return
+                continue
+            self._keep(case, replace(found, attempt=attempt, hot_start=passed.hot_start, boot_id=passed.boot_id))
             return
-        if passed is not None:
-            found = replace(found, hot_start=passed.hot_start, boot_id=passed.boot_id)
-        found = replace(found, attempt=attempt)
-        self._processes[case.key][index] = found
-        self.store.save_process(self.run_id, case.key, found)
-        if found.job_id:
+        self._failures[case.key].append(case_reason("device_lost", f"{lost} (twice, in this case)"))
+
+    def _keep(self, case: Case, process: Process) -> None:
+        """Into the store first; only then may the agent forget it."""
+        self._processes[case.key][process.round] = process
+        self.store.save_process(self.run_id, case.key, process)
+        self._acknowledge(process)
+
+    def _acknowledge(self, process: Process) -> None:
+        if process.job_id:
             with contextlib.suppress(DeviceError):
-                self._live().acknowledge(found.job_id)
+                self._live().acknowledge(process.job_id)
 
     def _reconnect(self) -> None:
         self._disconnect()

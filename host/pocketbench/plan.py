@@ -54,7 +54,7 @@ class Case:
         """Names the cell within a run; the same cell of another run has the same key."""
         parts = {
             "device": self.device,
-            "model": [[f.name, f.sha256] for f in self.model.files],
+            "model": [self.model.name, *([f.name, f.sha256] for f in self.model.files)],
             "runtime": str(self.runtime),
             "delegate": self.delegate,
             "threads": self.threads,

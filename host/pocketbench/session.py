@@ -111,9 +111,13 @@ class Session:
             seen = self._stub.Observe(pb.ObserveRequest(window_s=window_s), **self._call())
         return Observation(tuple(wire.reading(reading) for reading in seen.readings), seen.boot_id)
 
-    def measure(self, case: Case, plan: Plan, files: JobFiles, round_index: int) -> Process:
-        """Run one process of a case and collect what it measured; the agent keeps it until `acknowledge`."""
+    def measure(self, case: Case, plan: Plan, files: JobFiles, round_index: int, job_id: str) -> Process:
+        """Run one process of a case and collect what it measured; the agent keeps it until `acknowledge`.
+
+        A job that the agent knows already (the host died after it had begun) is not run again.
+        """
         job = self._job(case, plan, files, "latency", round_index)
+        job.job_id = job_id
         events = self._run(job)
         return replace(wire.process(events, round_index), job_id=job.job_id)
 
@@ -125,7 +129,7 @@ class Session:
     def reference(self, case: Case, plan: Plan, files: JobFiles) -> tuple[Ended, list[Output]]:
         """One inference of a case with its outputs kept."""
         job = self._job(case, plan, files, "reference", 0)
-        job.plan.keep_outputs = True
+        job.job_id, job.plan.keep_outputs = uuid.uuid4().hex, True
         events = self._run(job)
         self.acknowledge(job.job_id)
         return wire.outputs(events)
@@ -161,7 +165,7 @@ class Session:
         return wire.job(case, plan, files.inputs, files.runtime_archive, phase, round_index)
 
     def _run(self, job: pb.Job) -> list[pb.Event]:
-        job.job_id = self._running = uuid.uuid4().hex
+        self._running = job.job_id
         watch = pb.JobRef(job_id=job.job_id, from_seq=1)
         try:
             with self._errors():

@@ -140,12 +140,12 @@ def test_an_old_epoch_can_neither_start_nor_renew(running: RunningAgent, tmp_pat
         with session(running, "new") as new:
             assert new._epoch > old._epoch
             with pytest.raises(DeviceBusy, match="held by new"):
-                old.measure(case, QUICK, NONE, 0)
+                old.measure(case, QUICK, NONE, 0, "measured")
             renewed = old._stub.Lease(
                 pb.LeaseRequest(op=pb.LeaseRequest.RENEW, epoch=old._epoch, ttl_s=90), metadata=old._metadata()
             )
             assert renewed.epoch == 0
-            assert new.measure(case, QUICK, NONE, 0).ended.how == "ok"
+            assert new.measure(case, QUICK, NONE, 0, "measured").ended.how == "ok"
 
 
 def test_epochs_grow_across_restarts(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_deadline_and_cancel(running: RunningAgent, tmp_path: Path) -> None:
     hang = null_case(tmp_path, fail={"stage": "load", "how": "hang"})
     with session(running) as opened:
         job = opened._job(hang, QUICK, NONE, "latency", 0)
-        job.deadline_s = 1
+        job.job_id, job.deadline_s = "hangs", 1
         ended = wire.process(opened._run(job), 0).ended
         assert (ended.how, ended.stage, ended.message) == ("timeout", "load", "still in stage load after 1 s")
         job.job_id, job.deadline_s = "cancelled", 600
@@ -276,7 +276,7 @@ def test_deadline_and_cancel(running: RunningAgent, tmp_path: Path) -> None:
         opened._stub.Cancel(pb.JobRef(job_id="cancelled"), metadata=opened._metadata())
         events = list(opened._stub.Watch(pb.JobRef(job_id="cancelled"), metadata=opened._metadata()))
         assert events[-1].ended.how == pb.Ended.CANCELLED
-        assert opened.measure(null_case(tmp_path), QUICK, NONE, 0).ended.how == "ok"
+        assert opened.measure(null_case(tmp_path), QUICK, NONE, 0, "measured").ended.how == "ok"
 
 
 def test_paths_of_a_job_cannot_escape(running: RunningAgent, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketbench.errors import DeviceBusy, NotReachable
@@ -20,7 +20,7 @@ class RunningAgent:
     """An agent that answered: where it listens, and the token that it wants."""
 
     address: str
-    token: str
+    token: str = field(repr=False)
     build: str
     process: Spawned
 
