@@ -127,9 +127,7 @@ def test_ratio_unpaired_calls_the_same_thing_different_in_at_most_one_of_twenty(
     rng = np.random.default_rng(11)
     called = 0
     for _ in range(200):
-        sides = [
-            (10 * np.exp(rng.normal(0, 0.014) + rng.normal(0, 0.012, 6))).tolist() for _ in range(2)
-        ]
+        sides = [(10 * np.exp(rng.normal(0, 0.014) + rng.normal(0, 0.012, 6))).tolist() for _ in range(2)]
         called += _differs(stats.ratio_unpaired(sides[0], sides[1], 0.02))
     assert called <= 10
 
