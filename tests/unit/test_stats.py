@@ -70,7 +70,7 @@ def test_centre_with_a_zero_has_no_interval() -> None:
 
 def test_centre_of_constant_processes_is_a_point() -> None:
     found = stats.centre([3.0] * 6)
-    assert (found.value, found.lo, found.hi) == (3.0, pytest.approx(3.0), pytest.approx(3.0))
+    assert (found.value, found.lo, found.hi) == pytest.approx((3.0, 3.0, 3.0))
 
 
 @given(st.lists(positive, min_size=2, max_size=12))
@@ -92,7 +92,7 @@ def test_centre_scales_with_the_unit(values: list[float], unit: float) -> None:
 def test_ratio_paired_cancels_what_both_sides_share() -> None:
     shared = [1.0, 3.0, 0.5, 2.0, 8.0, 1.5]
     found = stats.ratio_paired([10 * s for s in shared], [12 * s for s in shared])
-    assert (found.value, found.lo, found.hi) == (pytest.approx(1.2), pytest.approx(1.2), pytest.approx(1.2))
+    assert (found.value, found.lo, found.hi) == pytest.approx((1.2, 1.2, 1.2))
 
 
 def test_ratio_paired_covers_a_true_difference() -> None:
@@ -109,7 +109,9 @@ def test_ratio_paired_covers_a_true_difference() -> None:
 
 
 def test_ratio_paired_of_one_round_has_no_interval() -> None:
-    assert stats.ratio_paired([2.0], [3.0]) == stats.Estimate(pytest.approx(1.5), None, None)
+    found = stats.ratio_paired([2.0], [3.0])
+    assert found.value == pytest.approx(1.5)
+    assert found.lo is None and found.hi is None
 
 
 @pytest.mark.parametrize(("before", "after"), [([], []), ([1.0], [1.0, 2.0])])
@@ -147,7 +149,9 @@ def test_ratio_unpaired_keeps_the_spread_of_sessions_where_processes_agree() -> 
 
 
 def test_ratio_unpaired_of_a_single_process_has_no_interval() -> None:
-    assert stats.ratio_unpaired([5.0], [6.0, 6.0], 0.02) == stats.Estimate(pytest.approx(1.2), None, None)
+    found = stats.ratio_unpaired([5.0], [6.0, 6.0], 0.02)
+    assert found.value == pytest.approx(1.2)
+    assert found.lo is None and found.hi is None
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=2, max_size=8), st.lists(st.floats(0.5, 2), min_size=2, max_size=8))
@@ -231,7 +235,7 @@ def test_log_trend_needs_four_positive_values(values: list[float]) -> None:
 
 
 def test_log_trend_of_a_constant_and_of_an_exact_line() -> None:
-    assert stats.log_trend([4.0] * 6) == (pytest.approx(0.0), False)
+    assert not stats.log_trend([4.0] * 6)[1]
     change, significant = stats.log_trend([math.exp(0.1 * k) for k in range(5)])
     assert significant and change == pytest.approx(math.expm1(0.4))
 
@@ -239,13 +243,13 @@ def test_log_trend_of_a_constant_and_of_an_exact_line() -> None:
 def test_wilson_keeps_its_width_at_both_ends() -> None:
     # With k = 0 or n, Wilson's far end is z^2 / (n + z^2).
     z2 = 1.959964**2
-    assert stats.wilson(0, 10) == (0.0, pytest.approx(z2 / (10 + z2)))
-    assert stats.wilson(10, 10) == (pytest.approx(10 / (10 + z2)), 1.0)
+    assert stats.wilson(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))
+    assert stats.wilson(10, 10) == pytest.approx((10 / (10 + z2), 1.0))
 
 
 def test_wilson_agrees_with_a_published_interval() -> None:
     # Newcombe (1998), Statistics in Medicine 17, table I, method 3: 81 of 263.
-    assert stats.wilson(81, 263) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert stats.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
 @given(st.integers(1, 500), st.data())
