@@ -79,7 +79,7 @@ def test_it_gives_up_on_heat_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(gate, "HEAT_WAIT_S", 0.02)
     device, stop = Device(seen(40), seen(70)), Stop()
     assert Gate(device.observe, None, stop).wait() == Passed(True, "boot")
-    assert sum(stop.waited) >= 0.01
+    assert len(stop.waited) > 1
 
 
 def test_without_a_sensor_it_rests() -> None:

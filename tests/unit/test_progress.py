@@ -72,7 +72,12 @@ def test_nothing_coloured_or_animated() -> None:
 def test_lines_of_several_lanes_stay_whole() -> None:
     stream = io.StringIO()
     lines = Lines(stream)
-    threads = [threading.Thread(target=lambda c=c: [lines.say(c * 40) for _ in range(50)]) for c in "abcd"]
+
+    def say(letter: str) -> None:
+        for _ in range(50):
+            lines.say(letter * 40)
+
+    threads = [threading.Thread(target=say, args=(letter,)) for letter in "abcd"]
     for thread in threads:
         thread.start()
     for thread in threads:
