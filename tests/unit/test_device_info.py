@@ -96,15 +96,15 @@ def test_read_text_stays_below_the_root_and_survives_bytes(tree: Path) -> None:
     assert device_info.read_text("/etc/hostname") is None
 
 
-def test_the_clocks_are_read_together() -> None:
+def test_the_clocks_are_in_nanoseconds_and_go_on() -> None:
     first = device_info.clocks()
     time.sleep(0.02)
     second = device_info.clocks()
-    elapsed = second.mono_ns - first.mono_ns
-    assert elapsed >= 15_000_000
-    assert abs((second.realtime_ns - first.realtime_ns) - elapsed) < 5_000_000
+    assert second.mono_ns - first.mono_ns >= 15_000_000
+    assert second.realtime_ns - first.realtime_ns >= 15_000_000
+    assert 1.7e18 < first.realtime_ns < 5e18
     if first.boottime_ns is not None and second.boottime_ns is not None:
-        assert abs((second.boottime_ns - first.boottime_ns) - elapsed) < 5_000_000
+        assert second.boottime_ns - first.boottime_ns >= 15_000_000
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a /proc of this process")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnx
@@ -89,6 +89,16 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "w.data").unlink()
     with pytest.raises(UsageError, match=r"external data file 'w\.data' is missing"):
         open_model(path)
+
+
+@pytest.mark.parametrize("location", ["model.onnx", "./model.onnx"])
+def test_external_data_that_is_named_like_the_model_on_the_device(tmp_path: Path, location: str) -> None:
+    path = relocated(tmp_path / "net.onnx", location)
+    (tmp_path / "w.data").rename(tmp_path / "model.onnx")
+    model = open_model(path)
+    assert len({PurePosixPath(file.name) for file in model.files}) == 2
+    assert model.files[1].name == location
+    assert model.files[0].name.endswith(".onnx")
 
 
 @pytest.mark.parametrize("location", ["../secret", "a/../../secret", "{absolute}"])

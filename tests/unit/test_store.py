@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketbench import report
+from pocketbench.assemble import Context, assemble
 from pocketbench.errors import StoreError, UsageError
 from pocketbench.measurement import Ended, Process
 from pocketbench.plan import Plan, Request
@@ -339,7 +341,16 @@ def test_small_samples_take_four_bytes_before_packing() -> None:
     assert codec.pack(np.array([2**32]))[0] == "u64le+zlib"
 
 
-def test_a_result_that_no_schema_knows_is_still_a_result(opened: Store) -> None:
+def test_a_file_name_that_is_no_utf8_can_be_stored(opened: Store) -> None:
+    case = facts.case(model=facts.model_file("caf\udce9.onnx"))
+    run_id = new_run(opened, replace(REQUEST, cases=(case,)))
+    result = assemble(case, facts.processes(), Context("ssh"))
+    opened.save_result(run_id, case.key, result)
+    assert opened.history(None, None, 1)[0][2].model.name == result.model.name
+    report.as_csv(report.Report(run_id, [result])).encode()
+
+
+def test_odd_names_are_kept_as_they_are(opened: Store) -> None:
     run_id = new_run(opened)
     odd: Result = facts.result(device="a'b\"; DROP TABLE run;--\u202e", labels={"ключ": "значение"})
     opened.save_result(run_id, "key", odd)
