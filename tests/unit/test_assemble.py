@@ -67,6 +67,12 @@ def test_other_measurements_have_their_units() -> None:
     assert (result.load_avg, result.plan, result.labels) == (0.25, {"seed": 3}, {"k": "v"})
 
 
+def test_copying_is_the_median_of_the_processes() -> None:
+    processes = [replace(p, io_ns=p.io_ns * (p.round + 1)) for p in facts.processes()]
+    result = assemble(facts.case(), processes, CONTEXT)
+    assert result.io_ms is not None and result.io_ms.p50 == pytest.approx(0.02 * 3.5)
+
+
 def test_memory_is_the_most_of_all_processes() -> None:
     processes = facts.processes()
     peak = facts.two("memory", "peak", "bytes", 1, 90 * 10**6)
@@ -160,6 +166,12 @@ def test_no_accelerated_node_is_a_fallback() -> None:
     assert (result.status, result.delegate.coverage, result.delegate.nodes_delegated) == ("FALLBACK", "none", 0)
     assert [r.code for r in result.reasons] == ["fallback"]
     assert assemble(facts.case(), processes, CONTEXT).status == "OK"
+
+
+def test_a_crash_is_not_also_called_a_fallback() -> None:
+    processes = [replace(p, placed=facts.placed(nodes=4, delegated=0)) for p in facts.processes()]
+    result = assemble(facts.case(delegate="gpu"), [*processes, broken("signal")], CONTEXT)
+    assert (result.status, [r.code for r in result.reasons]) == ("CRASHED", ["worker_died"])
 
 
 @pytest.mark.parametrize(("delegated", "coverage"), [(4, "full"), (3, "partial")])

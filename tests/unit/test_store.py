@@ -280,6 +280,11 @@ def test_what_is_spooled_waits_for_its_own_store(locked: tuple[Store, str, sqlit
     opened, run_id, _ = locked
     opened.save_process(run_id, "key", facts.process())
     Store(str(tmp_path / "another.db")).close()
+    with sqlite3.connect(tmp_path / "another.db") as connection:
+        # The same run there: only the spool's own address tells the stores apart.
+        connection.execute("INSERT INTO run VALUES (?, 'then', NULL, 'host', '1', 'digest', '{}')", (run_id,))
+    connection.close()
+    Store(str(tmp_path / "another.db")).close()
     assert len(spooled()) == 1
     assert rows(tmp_path / "another.db", "process") == 0
 

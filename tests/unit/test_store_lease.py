@@ -97,6 +97,18 @@ def test_a_holder_that_lost_it_can_neither_renew_nor_release(opened: Store, monk
         lease.take(opened, "pi5", elsewhere("cy"))
 
 
+def test_an_old_lease_of_the_same_owner_is_no_lease(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as expired:
+        expired.setattr(lease, "TTL_S", -1)
+        old = lease.take(opened, "pi5", elsewhere("ann"))
+    new = lease.take(opened, "pi5", elsewhere("ann"))
+    assert not lease.renew(opened, old)
+    lease.release(opened, old)
+    assert lease.renew(opened, new)
+    with pytest.raises(DeviceBusy):
+        lease.take(opened, "pi5", elsewhere("bob"))
+
+
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over(opened: Store) -> None:
     orphan = f"ann@{socket.gethostname()} (process {dead_process()})"
     assert lease.take(opened, "pi5", orphan).epoch == 1
