@@ -11,7 +11,7 @@ help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine.
-	$(BIN)/bench --device local --workload examples/digits.py --inputs examples/digits/inputs.npz \
+	$(BIN)/bench --device local --workload examples/digits.py \
 	  --model $(DIGITS)-float.tflite --model $(DIGITS)-int8.tflite \
 	  --model $(DIGITS)-float.onnx --model $(DIGITS)-int8.onnx
 

@@ -5,6 +5,7 @@ A job needs nobody: once accepted it runs to its end or its deadline, whether or
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import queue
@@ -195,6 +196,9 @@ class Jobs:
         meters = _start_meters(job.job.meters)
         worker = Worker(job.job, job.folder / "files", self._home)
         self._running = worker
+        if job.cancelled:
+            # Cancelled between the check above and now, when there was no worker to kill yet.
+            worker.kill()
         try:
             worker.write(frame(job.job))
             worker.close_stdin()
@@ -203,7 +207,7 @@ class Jobs:
             ended = worker.ended()
         finally:
             self._running = None
-            worker.kill()
+            worker.close()
             for event in _stop_meters(meters):
                 self._record(job, event)
         if job.cancelled and ended.how != pb.Ended.OK:
@@ -310,6 +314,15 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return
+
+    def close(self) -> None:
+        """End it, wait for it, and give its pipes back."""
+        self.kill()
+        self._process.wait()
+        self._reader.join(KILL_WAIT_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                _pipe(pipe).close()
 
     def _time_out(self) -> None:
         self._timed_out = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import importlib.util
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -195,8 +196,9 @@ class Agent(rpc.AgentServicer):
             yield from worker.events()
             yield pb.Event(mono_ns=time.perf_counter_ns(), ended=worker.ended())
         finally:
-            worker.kill()
+            worker.close()
             release_files(job, self._cache)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _blob_state(self, sha256: bytes) -> pb.BlobState:
         committed, complete = self._cache.committed(sha256)

@@ -44,10 +44,11 @@ class Gate:
         return self._baseline is not None
 
     def wait(self) -> Passed:
-        """Rest, then wait for heat (300 s a process at most) and load (30 s a session at most)."""
+        """Wait for heat (300 s a process at most) and load (30 s a session at most); a given cooldown replaces both."""
         if self._cooldown_s is not None:
             self._stop.wait(self._cooldown_s)
-        elif not self.has_sensor:
+            return Passed(False, self._observe(0.0).boot_id)
+        if not self.has_sensor:
             self._stop.wait(REST_S)
         begin = time.monotonic()
         while True:
@@ -63,7 +64,7 @@ class Gate:
 
     def _hot(self, seen: Observation) -> bool:
         temperature = max(seen.values("temperature"), default=None)
-        if temperature is None or self._baseline is None or self._cooldown_s is not None:
+        if temperature is None or self._baseline is None:
             return False
         return temperature > self._baseline + MARGIN_MILLICELSIUS
 

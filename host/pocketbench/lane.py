@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pocketbench import fidelity
 from pocketbench import plan as planning
@@ -17,7 +23,7 @@ from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, StoreError
 from pocketbench.gate import Gate
 from pocketbench.measurement import Device, Ended, Output, Process
-from pocketbench.models import PlacedFile
+from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
 from pocketbench.results import Accuracy, Fidelity, Reason, Result
@@ -52,6 +58,9 @@ class Lane:
         self._transport: Transport | None = None
         self._gate: Gate | None = None
         self._info: Device | None = None
+        self._scores: dict[tuple[object, ...], Accuracy | Reason] = {}
+        self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
+        self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
         self._processes: dict[str, dict[int, Process]] = {
             case.key: dict(self.measured.get(case.key, {})) for case in self.cases
         }
@@ -66,6 +75,7 @@ class Lane:
         self.progress.begin(self.device, self._steps())
         try:
             with self._lease(), self._opened():
+                self._score_all()
                 self._rounds()
                 self._finish()
         except (DeviceBusy, NotReachable) as error:
@@ -73,6 +83,7 @@ class Lane:
             self._end_all(case_reason(code, str(error)))
         except DeviceError as error:
             self._end_all(case_reason("device_lost", str(error)))
+        self._scratch.cleanup()
         ended = f"{len(self.results)} of {len(self.cases)} cases"
         self.progress.done(self.device, f"stopped after {ended}" if self.stop.is_set() else f"done, {ended}")
 
@@ -82,8 +93,9 @@ class Lane:
             self._session.cancel()
 
     def _steps(self) -> int:
-        open_cases = len(self._open_cases)
-        return open_cases * (self.request.plan.processes + 1 + (self.workload is not None))
+        scores = len({_program(case) for case in self._open_cases}) if self.workload is not None else 0
+        measured = sum(len(self._processes[case.key]) for case in self._open_cases)
+        return len(self._open_cases) * (self.request.plan.processes + 1) + scores - measured
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
@@ -195,38 +207,41 @@ class Lane:
     def _is_dead(self, key: str) -> bool:
         return bool(self._failures[key]) or any(p.ended.how != "ok" for p in self._processes[key].values())
 
-    def _finish(self) -> None:
-        """Fidelity and accuracy of each case that ran, then its result."""
-        references: dict[tuple[object, ...], list[Output] | None] = {}
-        scores: dict[tuple[object, ...], Accuracy | Reason] = {}
+    def _score_all(self) -> None:
+        """Accuracy first: a workload that fails says so at once, and its first item feeds the timed runs."""
         for case in self._open_cases:
-            complete = len(self._processes[case.key]) == len(self._order)
-            if not complete and not self._is_dead(case.key):
+            key = _program(case)
+            if self.workload is None or key in self._scores or self.stop.is_set():
+                continue
+            self.progress.step(self.device, f"accuracy: {case.label}")
+            self._scores[key] = self._score(case)
+        for case in self._open_cases:
+            scored = self._scores.get(_program(case))
+            if isinstance(scored, Reason):
+                self._failures[case.key].append(scored)
+
+    def _finish(self) -> None:
+        """Outputs against the reference for each case that ran, then its result."""
+        references: dict[tuple[object, ...], list[Output] | None] = {}
+        for case in self._open_cases:
+            dead = self._is_dead(case.key)
+            if not dead and len(self._processes[case.key]) < len(self._order):
                 continue
             compared: list[Fidelity] = []
-            accuracy: Accuracy | None = None
-            if complete and not self._is_dead(case.key):
+            if not dead:
                 self.progress.step(self.device, f"outputs against the reference: {case.label}")
                 compared = self._fidelity(case, references)
-                if self.workload is not None:
-                    self.progress.step(self.device, f"accuracy: {case.label}")
-                    key = (case.model.sha256, str(case.runtime), case.delegate, case.shapes, case.signature)
-                    if key not in scores and not self.stop.is_set():
-                        scores[key] = self._score(case)
-                    scored = scores.get(key)
-                    if isinstance(scored, Reason):
-                        self._failures[case.key].append(scored)
-                    else:
-                        accuracy = scored
-                if self.stop.is_set():
-                    return
-            self._end(case, compared, accuracy)
+            if self.stop.is_set():
+                return
+            scored = self._scores.get(_program(case))
+            self._end(case, compared, scored if isinstance(scored, Accuracy) else None)
 
     def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity]:
         """This case's outputs against one CPU thread; the reference is made once a model and runtime."""
-        key = (case.model.sha256, str(case.runtime), case.shapes, case.signature)
+        reference_case = replace(case, delegate="cpu", threads=1, cpus=())
+        key = _program(reference_case)
         if key not in references:
-            references[key] = self._outputs(replace(case, delegate="cpu", threads=1, cpus=()))
+            references[key] = self._outputs(reference_case)
         reference, ours = references[key], self._outputs(case)
         if reference is None or ours is None:
             return []
@@ -247,7 +262,10 @@ class Lane:
         assert self.workload is not None
         try:
             with self._live().scoring(case, self.request.plan, self._files(case)) as scorer:
-                score = self.workload.score(work.DevicePredict(scorer.call, scorer.facts))
+                predict = work.DevicePredict(scorer.call, scorer.facts)
+                score = self.workload.score(predict)
+            if self.inputs is None and predict.first is not None:
+                self._real_inputs[_program(case)] = self._keep_inputs(predict.first)
             return work.accuracy(score, SCORE_SEED)
         except work.WorkloadFailed as error:
             return case_reason("workload_failed", str(error))
@@ -257,14 +275,26 @@ class Lane:
             self._reconnect()
             return case_reason("device_lost", str(error))
 
+    def _keep_inputs(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
+        """The workload's first item as an .npz by position, for the timed runs."""
+        path = Path(self._scratch.name) / f"inputs-{len(self._real_inputs)}.npz"
+        named: dict[str, Any] = {str(position): array for position, array in enumerate(arrays)}
+        np.savez(path, **named)
+        return place(path, path.name, "--workload")
+
     def _files(self, case: Case) -> JobFiles:
-        return JobFiles(self.inputs, archive(case.runtime, self._live().info))
+        inputs = self.inputs or self._real_inputs.get(_program(case))
+        return JobFiles(inputs, archive(case.runtime, self._live().info))
 
     def _end(self, case: Case, compared: Sequence[Fidelity], accuracy: Accuracy | None) -> None:
         processes = [self._processes[case.key][k] for k in sorted(self._processes[case.key])]
         result = assemble(case, processes, self._context(), self._failures[case.key], compared, accuracy)
         self.store.save_result(self.run_id, case.key, result)
         self.results[case.key] = result
+        if result.status != "OK":
+            stage = f" in stage {result.stage}" if result.stage else ""
+            why = next((printable(r.message) for r in result.reasons if r.severity == "invalid"), "")
+            self.progress.say(f"{self.device}: {case.label}: {result.status}{stage}: {why}")
 
     def _end_all(self, reason: Reason) -> None:
         """The device is out of reach: every case without a result ends with that reason."""
@@ -289,3 +319,8 @@ class Lane:
             load_avg=self._gate.load_avg if self._gate else None,
             has_thermal_sensor=self._gate.has_sensor if self._gate else False,
         )
+
+
+def _program(case: Case) -> tuple[object, ...]:
+    """What decides a case's outputs: thread counts and cores share one score."""
+    return (case.model.sha256, str(case.runtime), case.delegate, case.shapes, case.signature)

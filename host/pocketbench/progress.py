@@ -37,7 +37,7 @@ class Lines:
         self._stream = stream or sys.stderr
         self._lock = threading.Lock()
         self._lanes: dict[str, list[float]] = {}
-        self._last = 0.0
+        self._last = time.monotonic()
 
     def __enter__(self) -> Lines:
         return self

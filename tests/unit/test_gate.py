@@ -40,7 +40,7 @@ class Device:
         self.looks = 0
 
     def observe(self, window_s: float) -> Observation:
-        assert window_s > 0
+        assert window_s >= 0
         self.looks += 1
         return next(self._rest, self._last)
 
@@ -90,8 +90,8 @@ def test_without_a_sensor_it_rests() -> None:
     assert stop.waited == [0.05]
 
 
-def test_a_cooldown_that_was_given_stands_for_the_heat() -> None:
-    device, stop = Device(seen(40), seen(90)), Stop()
+def test_a_cooldown_that_was_given_stands_for_heat_and_load() -> None:
+    device, stop = Device(seen(40), seen(90, busy=4000)), Stop()
     made = Gate(device.observe, 0.01, stop)
     assert made.has_sensor
     assert made.wait() == Passed(False, "boot")

@@ -32,16 +32,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_line_at_most_every_fifteen_seconds(clock: Clock) -> None:
     stream = io.StringIO()
     with Lines(stream) as lines:
-        lines.begin("pi5", 4)
+        lines.begin("pi5", 5)
         lines.step("pi5", "round 1")
-        clock.now += 14.9
+        clock.now += 15
         lines.step("pi5", "round 2")
-        clock.now += 0.1
+        clock.now += 14.9
         lines.step("pi5", "round 3")
+        clock.now += 0.1
+        lines.step("pi5", "round 4")
         lines.done("pi5", "done, 1 of 1 cases")
     assert stream.getvalue().splitlines() == [
-        "pi5: round 1 (0 of 4 steps)",
-        "pi5: round 3 (2 of 4 steps, about 15 s left)",
+        "pi5: round 2 (1 of 5 steps, about 60 s left)",
+        "pi5: round 4 (3 of 5 steps, about 20 s left)",
         "pi5: done, 1 of 1 cases",
     ]
 
@@ -51,13 +53,14 @@ def test_devices_share_the_interval_but_not_their_steps(clock: Clock) -> None:
     lines = Lines(stream)
     lines.begin("a", 2)
     lines.begin("b", 100)
+    clock.now += 20
     lines.step("a", "one")
     lines.step("b", "one")
     clock.now += 20
     lines.step("b", "two")
     assert stream.getvalue().splitlines() == [
         "a: one (0 of 2 steps)",
-        "b: two (1 of 100 steps, about 33 min left)",
+        "b: two (1 of 100 steps, about 66 min left)",
     ]
 
 

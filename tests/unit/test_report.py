@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -195,6 +196,15 @@ def test_times_are_compared_with_the_first_row() -> None:
     shown = columns.table(results())
     found = [row(shown, k)["time vs #1"] for k in range(5)]
     assert found == ["1", "0.42x [0.42, 0.43]", "-", "-", "-"]
+
+
+def test_times_are_compared_with_the_first_row_that_may_be_ranked() -> None:
+    bad, good, better = (
+        facts.result(id=name, samples_ns=rounds(level, level)) for name, level in (("a", 1.0), ("b", 10.0), ("c", 5.0))
+    )
+    shown = columns.table([replace(bad, status="INVALID"), good, better])
+    assert [row(shown, k)["time vs #2"] for k in range(3)] == ["-", "1", "0.50x [0.50, 0.50]"]
+    assert "time vs #1" not in columns.table([replace(bad, status="FAILED")] * 2).headings
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,15 @@ def test_predict_quantizes_what_goes_in_and_dequantizes_what_comes_out() -> None
     (out,) = made(np.array([[1.0, -2.0]]))
     assert (seen[0][0].dtype.name, seen[0][0].tolist()) == ("int8", [[2, -4]])
     assert out.tolist() == [[1.0, -2.0]]
-    assert made.calls == 1
+
+
+def test_predict_keeps_the_stored_values_of_its_first_call() -> None:
+    made, _ = predict(A)
+    assert made.first is None
+    for value in (1.0, 5.0):
+        made(np.full((1, 2), value))
+    assert made.first is not None
+    assert [array.tolist() for array in made.first] == [[[2, 2]]]
 
 
 def test_predict_takes_a_sequence_or_names() -> None:

@@ -113,7 +113,13 @@ class Root(click.Group):
     show_default=True,
     help="Timed seconds a process, at most.",
 )
-@click.option("--cooldown", metavar="auto|SECONDS", default="auto", show_default=True, help="Rest before each process.")
+@click.option(
+    "--cooldown",
+    metavar="auto|SECONDS",
+    default="auto",
+    show_default=True,
+    help="Rest before each process; auto waits for heat and load.",
+)
 @click.option("--require-full-delegation", is_flag=True, help="Exit 1 unless the accelerator took every node.")
 @click.option(
     "--fail-on", "fail_on", multiple=True, metavar="CODE", help="Exit 1 where a row has this reason. Repeatable."
@@ -138,7 +144,7 @@ class Root(click.Group):
     help="devices.yaml; else $POCKETBENCH_DEVICES, ./devices.yaml, the user's.",
 )
 @click.option("--store", metavar="PATH|URL", help="Results store; default in the user's data folder.")
-@click.option("--debug", is_flag=True, help="Tracebacks, and keep the agent's files.")
+@click.option("--debug", is_flag=True, help="Tracebacks instead of one-line errors.")
 @click.version_option(__version__, prog_name="bench")
 @click.pass_context
 def root(ctx: click.Context, /, **options: Any) -> None:
@@ -167,7 +173,10 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        # One line first that names the offending thing; the usage text is a command away.
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help' for help." if context else ""
+        click.echo(f"Error: {error.format_message()}{hint}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

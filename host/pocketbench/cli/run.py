@@ -177,7 +177,7 @@ def _reason_code(code: str) -> str:
     from pocketbench.verdict import CODES
 
     if code not in CODES:
-        raise UsageError(f"--fail-on {code}: unknown reason{nearest(code, CODES)}")
+        raise UsageError(f"--fail-on {code}: unknown reason{nearest(code, CODES)}; known: {', '.join(CODES)}")
     return code
 
 

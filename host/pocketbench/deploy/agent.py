@@ -48,7 +48,8 @@ def start(device: str, transport: Transport, command: Sequence[str]) -> RunningA
         told = None
     if not isinstance(told, dict):
         process.end()
-        raise NotReachable(f"{device}: the agent did not start: it said {line[:200]!r}")
+        told_last = (process.log_tail().splitlines() or [line[:200] or "it said nothing"])[-1]
+        raise NotReachable(f"{device}: the agent did not start: {told_last}")
     if "busy" in told:
         process.end()
         raise DeviceBusy(f"{device}: in use by {told['busy']}")

@@ -139,6 +139,7 @@ def _conditions(results: Sequence[Result]) -> list[str]:
         facts = ", ".join(fact for fact in (info.model, info.soc, info.cpu, info.os) if fact)
         emulated = " (emulated)" if result.emulated else ""
         plan = result.plan
-        how = f"{plan.get('processes', '?')} processes a case in shuffled rounds"
+        processes = plan.get("processes", 1)
+        how = f"{processes} process{'es' if processes != 1 else ''} a case in shuffled rounds"
         lines[result.device] = printable(f"{result.device}{emulated}: {facts or 'never reached'}; {how}")
     return list(lines.values())

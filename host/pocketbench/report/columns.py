@@ -37,12 +37,13 @@ def table(results: Sequence[Result]) -> Table:
     rows = [[column.text(result) for column in columns] for result in results]
     headings = [column.heading for column in columns]
     right = [column.right for column in columns]
-    if len(results) > 1:
-        headings.insert(_before(headings, "p90"), "time vs #1")
-        right.insert(_before(headings, "time vs #1"), True)
-        place = headings.index("time vs #1")
+    base = next((position for position, result in enumerate(results) if result.status == "OK"), None)
+    if len(results) > 1 and base is not None:
+        place = headings.index("p90")
+        headings.insert(place, f"time vs #{base + 1}")
+        right.insert(place, True)
         for row, result in zip(rows, results, strict=True):
-            row.insert(place, _against(results[0], result))
+            row.insert(place, _against(results[base], result))
     return Table(headings, rows, right, below(results))
 
 
@@ -67,7 +68,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         "delegate": any(r.delegate.requested != "cpu" for r in results),
         "accuracy": any(r.accuracy is not None for r in results),
         "cpus": any(r.cpus for r in results),
-        "number": any(reason.severity != "note" for r in results for reason in r.reasons),
+        "number": len(results) > 1 or any(reason.severity != "note" for r in results for reason in r.reasons),
     }
     numbers = {id(result): str(number) for number, result in enumerate(results, 1)}
     made = [
@@ -89,10 +90,6 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("reasons", _reasons, right=False),
     ]
     return [column for column in made if column is not None]
-
-
-def _before(headings: Sequence[str], name: str) -> int:
-    return list(headings).index(name)
 
 
 def significant(value: float) -> str:

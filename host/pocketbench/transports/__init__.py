@@ -29,6 +29,9 @@ class Spawned(Protocol):
     def read_line(self, timeout_s: float) -> str:
         """The next line of its stdout; empty at the end. NotReachable after the timeout."""
 
+    def log_tail(self) -> str:
+        """The last lines of its stderr, for when something went wrong."""
+
     def end(self) -> None:
         """Ask it to end, wait a little, then make it."""
 

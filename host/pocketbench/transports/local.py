@@ -7,6 +7,7 @@ import queue
 import shutil
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pocketbench.errors import NotReachable
 from pocketbench.transports import Completed
 
 END_WAIT_S = 5.0
+LOG_LINES = 40
 
 
 class Local:
@@ -67,7 +69,7 @@ class LocalProcess:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
@@ -75,8 +77,10 @@ class LocalProcess:
         self._process.stdin.write(first_line + "\n")
         self._process.stdin.flush()
         self._lines: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, name=f"{name}-stdout", daemon=True)
-        self._reader.start()
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_log)]
+        for reader in self._readers:
+            reader.start()
 
     def read_line(self, timeout_s: float) -> str:
         """The next line of stdout, empty at its end."""
@@ -97,12 +101,21 @@ class LocalProcess:
             except subprocess.TimeoutExpired:
                 then()
         self._process.wait()
-        self._reader.join(1.0)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for reader in self._readers:
+            reader.join(1.0)
+
+    def log_tail(self) -> str:
+        """The last lines of stderr."""
+        return "\n".join(self._log)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line.strip())
+        with self._process.stdout as stream:
+            for line in stream:
+                self._lines.put(line.strip())
         self._lines.put("")
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            self._log.extend(line.rstrip() for line in stream)

@@ -1,0 +1,7 @@
+"""`python -m pocketbench` is `bench`."""
+
+from __future__ import annotations
+
+from pocketbench.cli.main import main
+
+main()

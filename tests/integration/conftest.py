@@ -1,0 +1,144 @@
+"""The real command line in a process of its own, with a home of its own: agent, workers, store and all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "examples" / "digits"
+SHARED = ROOT.parent / "shared" / "models"
+# A plan that takes a second a case; `--cooldown 0` because a test machine is never quiet.
+QUICK = ("--processes", "1", "--min-time", "0.05", "--max-time", "0.3", "--cooldown", "0")
+TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def doc(self) -> Any:
+        """Its stdout as JSON."""
+        return json.loads(self.stdout)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The results in its JSON."""
+        found: list[dict[str, Any]] = self.doc["results"]
+        return found
+
+
+@dataclass
+class Bench:
+    """`bench` with its own home; everything that it starts is gone afterwards."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: object, **environment: str) -> Ended:
+        """Run to the end."""
+        done = subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            env=self.env(**environment),
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start it and go on."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.home,
+            env=self.env(),
+            start_new_session=True,
+        )
+
+    def command(self, *arguments: object) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "pocketbench", *map(str, arguments)]
+
+    def env(self, **more: str) -> dict[str, str]:
+        """An environment whose every folder lies in the home."""
+        folders = {
+            name: str(self.home / name.lower()) for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+        }
+        return {**os.environ, "HOME": str(self.home), **folders, **self.environment, **more}
+
+    def null(self, name: str = "model", **told: object) -> Path:
+        """A `.null` model."""
+        path = self.home / f"{name}.null"
+        path.write_text(json.dumps(told))
+        return path
+
+    def agents(self) -> list[int]:
+        """Process ids of agents and workers that this home's commands started."""
+        return [pid for pid in _processes("pocketbench_agent") if _environ(pid).get("HOME") == str(self.home)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A bench of its own; fails the test that leaves an agent or a worker behind."""
+    made = Bench(tmp_path)
+    yield made
+    left = wait_until(lambda: not made.agents(), 15)
+    orphans = made.agents()
+    for pid in orphans:
+        os.kill(pid, signal.SIGKILL)
+    assert left, f"processes left behind: {orphans}"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Did it become true in time?"""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def workers(bench: Bench) -> list[int]:
+    """Process ids of this home's workers."""
+    return [pid for pid in bench.agents() if "pocketbench_agent.worker" in _command(pid)]
+
+
+def _processes(word: str) -> list[int]:
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and word in _command(int(p.name))]
+
+
+def _command(pid: int) -> str:
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _environ(pid: int) -> dict[str, str]:
+    try:
+        text = (Path("/proc") / str(pid) / "environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
