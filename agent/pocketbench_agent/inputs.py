@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,11 +39,7 @@ def from_file(path: Path, inputs: Sequence[TensorInfo]) -> list[Array]:
 
     Raises StageError naming the key where one is missing, superfluous, or of another dtype or shape.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise StageError(f"--inputs is not a readable .npz: {error}") from error
+    arrays = _arrays(path)
     chosen: list[Array] = []
     used: set[str] = set()
     for position, info in enumerate(inputs):
@@ -66,6 +61,23 @@ def from_file(path: Path, inputs: Sequence[TensorInfo]) -> list[Array]:
     if extra:
         raise StageError(f"--inputs: {', '.join(map(repr, extra))} fits no input of the model")
     return chosen
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    try:
+        # Opened here, because numpy leaves its own file open when the archive is damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is a single array; numpy.savez gives an .npz")
+            with archive:
+                arrays = {key: archive[key] for key in archive.files}
+        strange = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
+        if strange:
+            raise ValueError(f"{strange[0]!r} is no array")
+    except Exception as error:  # zipfile, zlib and numpy's header each raise their own
+        raise StageError(f"--inputs is not a readable .npz: {error}") from error
+    return arrays
 
 
 def _shown(shape: Sequence[int]) -> str:

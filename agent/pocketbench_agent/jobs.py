@@ -410,7 +410,7 @@ def release_files(job: pb.Job, cache: BlobCache) -> None:
 
 def _safe(path: str) -> PurePosixPath:
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
         raise JobError(f"{path!r} is not a plain relative path")
     return pure
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pocketbench.measurement import Output
 from pocketbench.results import Fidelity
 
-# Of an output's largest magnitude; integer outputs may differ by one step.
+# Of an output's largest magnitude; integer outputs may differ by one step, booleans not at all.
 RELATIVE_TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 1e-2}
 INTEGER_STEPS = 1.0
 
@@ -30,12 +30,16 @@ def _compare(name: str, array: NDArray[Any], reference: NDArray[Any] | None) -> 
         largest = float(np.abs(theirs).max(initial=0.0))
         tolerance = RELATIVE_TOLERANCE.get(array.dtype.name, 1e-3) * largest
     else:
-        tolerance = INTEGER_STEPS
-    norms = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
-    same = bool(np.array_equal(ours, theirs))
-    cosine = 1.0 if same else (float(np.dot(ours, theirs)) / norms if norms > 0 else None)
-    furthest = float(np.abs(ours - theirs).max(initial=0.0))
-    return Fidelity(name, _finite(cosine), _finite(furthest), tolerance if np.isfinite(tolerance) else 0.0)
+        tolerance = INTEGER_STEPS if array.dtype.kind in "iu" else 0.0
+    tolerance = tolerance if np.isfinite(tolerance) else 0.0
+    if np.array_equal(ours, theirs, equal_nan=True):
+        return Fidelity(name, 1.0, 0.0, tolerance)
+    # Infinities and huge values end as "not comparable", not as numpy's warnings on a user's terminal.
+    with np.errstate(invalid="ignore", over="ignore"):
+        norms = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+        cosine = float(np.dot(ours, theirs)) / norms if norms > 0 else None
+        furthest = float(np.abs(ours - theirs).max(initial=0.0))
+    return Fidelity(name, _finite(cosine), _finite(furthest), tolerance)
 
 
 def _finite(value: float | None) -> float | None:

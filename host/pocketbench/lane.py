@@ -21,7 +21,7 @@ from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
-from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, StoreError
 from pocketbench.gate import Gate
 from pocketbench.measurement import Device, Ended, Output, Process
 from pocketbench.models import PlacedFile, place, printable
@@ -106,15 +106,18 @@ class Lane:
         ended = threading.Event()
 
         def renew() -> None:
+            # A store that is away for a moment costs neither the lane nor, soon enough renewed, the lease.
             while not ended.wait(leases.TTL_S / 3):
-                leases.renew(self.store, lease)
+                with contextlib.suppress(StoreError):
+                    leases.renew(self.store, lease)
 
         threading.Thread(target=renew, name=f"{self.device}-store-lease", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
-            leases.release(self.store, lease)
+            with contextlib.suppress(StoreError):
+                leases.release(self.store, lease)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:

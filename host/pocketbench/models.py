@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pocketbench.errors import UsageError
@@ -32,8 +32,8 @@ class ModelFile:
 
     @property
     def name(self) -> str:
-        """The file name without its suffix."""
-        return self.path.stem
+        """The file name without its suffix; bytes that are no UTF-8, which no database takes, escaped."""
+        return self.path.stem.encode("utf-8", "backslashreplace").decode()
 
     @property
     def file_name(self) -> str:
@@ -63,10 +63,15 @@ class ModelFile:
 
 def open_model(path: Path) -> ModelFile:
     """Find and hash the files of a model. UsageError: missing, a folder, unreadable, or external data missing."""
-    main = place(path, f"model{path.suffix.lower()}", "--model")
-    files = [main]
+    name = f"model{path.suffix.lower()}"
+    files = [place(path, name, "--model")]
     if path.suffix.lower() == ".onnx":
-        for location in sorted(external_data(path)):
+        locations = sorted(external_data(path))
+        # The model finds its data by name, so that a clash is avoided by the model's own.
+        while name in {str(PurePosixPath(location)) for location in locations}:
+            name = f"_{name}"
+        files = [replace(files[0], name=name)]
+        for location in locations:
             pure = PurePosixPath(location)
             if pure.is_absolute() or ".." in pure.parts:
                 raise UsageError(f"{path}: its external data lies outside its folder ({location!r}): refused")

@@ -61,12 +61,17 @@ def t_quantile(p: float, freedom: int) -> float:
 
 
 def centre(process_medians: Sequence[float]) -> Estimate:
-    """Median of the process medians, with a t interval on their logarithms. No interval for one process."""
+    """Median of the process medians, with a t interval on their logarithms. No interval for one process.
+
+    The interval stands about the geometric mean and is stretched to the median where that lies outside: about
+    the median, which scatters more than the mean, it would cover too little (92 % of 10 processes, 88 % of 100).
+    """
     middle = median(process_medians)
     if len(process_medians) < 2 or min(process_medians) <= 0:
         return Estimate(middle, None, None)
-    half = _half_width([math.log(m) for m in process_medians])
-    return Estimate(middle, middle * math.exp(-half), middle * math.exp(half))
+    logs = [math.log(m) for m in process_medians]
+    mean, half = fmean(logs), _half_width(logs)
+    return Estimate(middle, min(middle, math.exp(mean - half)), max(middle, math.exp(mean + half)))
 
 
 def ratio_paired(before: Sequence[float], after: Sequence[float]) -> Estimate:
@@ -143,7 +148,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share = successes / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding may not push the share itself out.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def bootstrap(n: int, metric: Callable[[Sequence[int]], float], resamples: int, seed: int) -> tuple[float, float]:

@@ -124,8 +124,8 @@ def rebooted(e: Evidence) -> Reason | None:
 
 
 def clock_jumped(e: Evidence) -> Reason | None:
-    """Wall time moved otherwise than the monotonic clock while the runs were timed."""
-    jump = max((_skew(p, "realtime") for p in e.processes), key=abs, default=0)
+    """Wall time moved otherwise than the monotonic clock while the runs were timed; a sleep moves it rightly."""
+    jump = max((_skew(p, "realtime") - _skew(p, "boottime") for p in e.processes), key=abs, default=0)
     if abs(jump) < THRESHOLDS["clock_jump_ns"]:
         return None
     return _invalid("clock_jumped", f"the device's wall clock jumped by {jump / 1e9:+.1f} s during the timed runs")

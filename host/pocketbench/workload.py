@@ -124,7 +124,8 @@ def stored_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
     dtype = np.dtype(tensor.dtype)
     if not tensor.scale or dtype.kind not in "iu":
         return array.astype(dtype)
-    scale, zero = _broadcast(tensor, array.ndim)
+    # In float32 the largest int32 rounds up, out of its range.
+    scale, zero = _broadcast(tensor, array.ndim, np.float64)
     limits = np.iinfo(dtype)
     stored: NDArray[Any] = np.clip(np.rint(array / scale) + zero, limits.min, limits.max).astype(dtype)
     return stored
@@ -136,7 +137,7 @@ def real_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
         return array if array.dtype == np.float64 else array.astype(np.float32)
     if not tensor.scale:
         return array.astype(np.float32) if array.dtype.itemsize < 4 else array
-    scale, zero = _broadcast(tensor, array.ndim)
+    scale, zero = _broadcast(tensor, array.ndim, np.float32)
     real: NDArray[Any] = ((array.astype(np.float32) - zero) * scale).astype(np.float32)
     return real
 
@@ -166,6 +167,8 @@ def load(path: Path) -> Workload:
         raise UsageError(f"--workload {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     name = f"pocketbench_workload_{sha256[:12]}"
+    # Absolute, as the traceback of an error will name it.
+    path = path.absolute()
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"--workload {path}: not a Python file")
@@ -182,12 +185,16 @@ def load(path: Path) -> Workload:
 
 
 def accuracy(score: Score, seed: int) -> Accuracy:
-    """The metric with its 95 % interval: Wilson for right-or-wrong items, else a bootstrap over items."""
+    """The metric with its 95 % interval: Wilson for right-or-wrong items, else a bootstrap over items.
+
+    WorkloadFailed where the user's resample() raises, or gives nothing finite.
+    """
     items = np.asarray(score.per_item, np.float64)
     n = len(items)
     if score.resample is not None:
-        value = float(score.resample(range(n)))
-        lo, hi = stats.bootstrap(n, score.resample, score.resamples, seed)
+        resample = _guarded(score.resample)
+        value = resample(range(n))
+        lo, hi = stats.bootstrap(n, resample, score.resamples, seed)
     else:
         value = float(items.mean())
         if np.isin(items, (0.0, 1.0)).all():
@@ -207,17 +214,37 @@ def accuracy(score: Score, seed: int) -> Accuracy:
     )
 
 
+def _guarded(resample: Callable[[Sequence[int]], float]) -> Callable[[Sequence[int]], float]:
+    def call(chosen: Sequence[int]) -> float:
+        try:
+            value = float(resample(chosen))
+        except Exception as error:
+            raise WorkloadFailed(f"the score's resample() raised {type(error).__name__}: {error}") from error
+        if not np.isfinite(value):
+            raise WorkloadFailed(f"the score's resample() returned {value}")
+        return value
+
+    return call
+
+
 def _checked(score: Any, name: str) -> Score:
     if not isinstance(score, Score):
         raise WorkloadFailed(f"{name}: score() returned {type(score).__name__}, not a Score")
-    items = np.asarray(score.per_item, np.float64)
+    try:
+        items = np.asarray(score.per_item, np.float64)
+    except (TypeError, ValueError) as error:
+        raise WorkloadFailed(f"{name}: score() returned items that are no numbers: {error}") from error
+    try:
+        others = [float(value) for value in score.others.values()]
+    except (TypeError, ValueError) as error:
+        raise WorkloadFailed(f"{name}: score() returned a further metric that is no number: {error}") from error
     if items.ndim != 1 or not len(items):
         raise WorkloadFailed(f"{name}: score() returned no items")
     if not np.isfinite(items).all():
         raise WorkloadFailed(
             f"{name}: score() returned {int((~np.isfinite(items)).sum())} items that are NaN or infinite"
         )
-    if not all(np.isfinite(float(value)) for value in score.others.values()):
+    if not np.isfinite(others).all():
         raise WorkloadFailed(f"{name}: score() returned a further metric that is NaN or infinite")
     return score
 
@@ -249,9 +276,9 @@ def _layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
     return "NCHW" if first else "NHWC"
 
 
-def _broadcast(tensor: Tensor, rank: int) -> tuple[Any, Any]:
-    scale = np.asarray(tensor.scale, np.float32)
-    zero = np.asarray(tensor.zero_point or [0] * len(tensor.scale), np.float32)
+def _broadcast(tensor: Tensor, rank: int, dtype: type[np.floating[Any]]) -> tuple[Any, Any]:
+    scale = np.asarray(tensor.scale, dtype)
+    zero = np.asarray(tensor.zero_point or [0] * len(tensor.scale), dtype)
     if tensor.axis is None or len(scale) == 1:
         return scale[0], zero[0]
     shape = [1] * rank

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pocketbench_agent.device_info import read_text, root
 from pocketbench_agent.rpc import agent_pb2 as pb
+
+# What fits a signed 64-bit reading; nothing that a kernel writes is longer.
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Gauge:
     def sample(self, mono_ns: int) -> None:
         """Read once; text that is no integer is skipped."""
         text = read_text(self.path)
-        if text is not None and text.lstrip("-").isdigit():
+        if text is not None and _INTEGER.fullmatch(text):
             self.t_ns.append(mono_ns)
             self.value.append(int(text))
 

@@ -29,10 +29,10 @@ class Power(_Strict):
     switch: dict[Literal["off", "on"], str] | None = None
 
 
-class DeviceEntry(_Strict):
-    """One device."""
+Reached = Literal["local", "adb", "ssh"]
 
-    transport: Literal["local", "adb", "ssh"]
+
+class _Keys(_Strict):
     serial: str | None = None
     address: str | None = None
     host: str | None = None
@@ -53,10 +53,22 @@ class DeviceEntry(_Strict):
     cooldown: float | Literal["auto"] | None = None
 
 
+class DeviceEntry(_Keys):
+    """One device."""
+
+    transport: Reached
+
+
+class Defaults(_Keys):
+    """What a device has unless it says otherwise."""
+
+    transport: Reached | None = None
+
+
 class DevicesFile(_Strict):
     """The whole file."""
 
-    defaults: dict[str, Any] = Field(default_factory=dict)
+    defaults: Defaults = Field(default_factory=Defaults)
     devices: dict[str, DeviceEntry] = Field(default_factory=dict)
 
 
@@ -123,7 +135,7 @@ def _with_defaults(tree: Any) -> Any:
     if not isinstance(devices, dict) or not isinstance(defaults, dict):
         return tree
     merged = {name: {**defaults, **entry} if isinstance(entry, dict) else entry for name, entry in devices.items()}
-    return {**tree, "devices": merged}
+    return {**tree, "defaults": defaults, "devices": merged}
 
 
 def _line(tree: Any, location: Sequence[int | str]) -> int:
@@ -144,7 +156,8 @@ def _explain(error: Any) -> str:
     where = ".".join(location)
     if error["type"] == "extra_forbidden":
         model: type[BaseModel] = DevicesFile
-        if len(location) > 2:
+        if len(location) > 1:
             model = Power if location[-2] == "power" else DeviceEntry
-        return f"unknown key {location[-1]!r}{nearest(location[-1], model.model_fields)} in {'.'.join(location[:-1])}"
+        inside = f" in {'.'.join(location[:-1])}" if len(location) > 1 else ""
+        return f"unknown key {location[-1]!r}{nearest(location[-1], model.model_fields)}{inside}"
     return f"{where}: {error['msg']}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketbench import __version__
+from pocketbench.models import printable
 from pocketbench.report.columns import table
 from pocketbench.results import Result, to_doc
 from pocketbench.store.store import now
@@ -32,12 +33,12 @@ class Report:
 
 def as_table(report: Report) -> str:
     """For a terminal: the conditions, the table, the reasons."""
-    return _lines(report, "simple")
+    return _lines(report, "simple", "\n")
 
 
 def as_markdown(report: Report) -> str:
     """For a README or a CI step summary."""
-    return _lines(report, "github")
+    return _lines(report, "github", "\n\n", _escaped)
 
 
 def as_csv(report: Report) -> str:
@@ -105,22 +106,32 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
 }
 
 
-def _lines(report: Report, style: str) -> str:
+def _escaped(cell: str) -> str:
+    """A cell that cannot end itself: GFM takes a backslash before a backslash as a pair."""
+    return cell.replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _lines(report: Report, style: str, gap: str, escape: Callable[[str], str] = str) -> str:
     from tabulate import tabulate
 
     shown = table(report.results)
     align = ["right" if right else "left" for right in shown.right]
     body = (
-        tabulate(shown.rows, shown.headings, tablefmt=style, colalign=align, disable_numparse=True)
+        tabulate(
+            [[escape(cell) for cell in row] for row in shown.rows],
+            shown.headings,
+            tablefmt=style,
+            colalign=align,
+            disable_numparse=True,
+        )
         if shown.rows
         else ""
     )
-    gap = "\n\n" if style == "github" else "\n"
-    parts = [_conditions(report.results), body, gap.join(shown.below)]
+    parts = [gap.join(_conditions(report.results)), body, gap.join(shown.below)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _conditions(results: Sequence[Result]) -> str:
+def _conditions(results: Sequence[Result]) -> list[str]:
     """Under what conditions: one line a device."""
     lines = {}
     for result in results:
@@ -130,5 +141,5 @@ def _conditions(results: Sequence[Result]) -> str:
         plan = result.plan
         processes = plan.get("processes", 1)
         how = f"{processes} process{'es' if processes != 1 else ''} a case in shuffled rounds"
-        lines[result.device] = f"{result.device}{emulated}: {facts or 'never reached'}; {how}"
-    return "\n".join(lines.values())
+        lines[result.device] = printable(f"{result.device}{emulated}: {facts or 'never reached'}; {how}")
+    return list(lines.values())

@@ -75,7 +75,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("#", lambda r: numbers[id(r)]) if several["number"] else None,
         Column("device", lambda r: printable(r.device), right=False) if several["device"] else None,
         Column("model", lambda r: printable(r.model.name), right=False),
-        Column("runtime", lambda r: f"{r.runtime.name} {r.runtime.version or ''}".strip(), right=False),
+        Column("runtime", lambda r: printable(f"{r.runtime.name} {r.runtime.version or ''}".strip()), right=False),
         Column("delegate", _delegate, right=False) if several["delegate"] else None,
         Column("threads", lambda r: str(r.threads)),
         Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
@@ -96,11 +96,12 @@ def significant(value: float) -> str:
     """Three significant digits, without an exponent for what people measure."""
     if value == 0:
         return "0"
-    if abs(value) >= 100:
+    size = abs(float(f"{value:.2e}"))
+    if size >= 100:
         return f"{value:.0f}"
-    if abs(value) >= 10:
+    if size >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    return f"{value:.2f}" if size >= 1 else f"{value:.3g}"
 
 
 def _ms(value: float | None) -> str:

@@ -40,9 +40,8 @@ def owner() -> str:
 def take(store: Store, device: str, who: str) -> Lease:
     """Take a free, ended or orphaned lease; DeviceBusy says by whom and until when."""
     table, now = schema.lease, time.time()
-    engine = store.engine_for_leases()
-    make = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
-    with engine.begin() as connection:
+    with store.transaction() as connection:
+        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         fresh = {"device": device, "owner": "", "epoch": 0, "expires_s": 0.0}
         connection.execute(make(table).on_conflict_do_nothing(), [fresh])
         row = connection.execute(select(table).where(table.c.device == device)).one()
@@ -64,7 +63,7 @@ def take(store: Store, device: str, who: str) -> Lease:
 def renew(store: Store, lease: Lease) -> bool:
     """Prolong by 90 s; False where it is no longer ours."""
     table = schema.lease
-    with store.engine_for_leases().begin() as connection:
+    with store.transaction() as connection:
         done = connection.execute(
             update(table)
             .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)
@@ -76,7 +75,7 @@ def renew(store: Store, lease: Lease) -> bool:
 def release(store: Store, lease: Lease) -> None:
     """Give it back, if it is still ours."""
     table = schema.lease
-    with store.engine_for_leases().begin() as connection:
+    with store.transaction() as connection:
         connection.execute(
             update(table)
             .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)
@@ -86,7 +85,8 @@ def release(store: Store, lease: Lease) -> None:
 
 def _orphaned(who: str) -> bool:
     """Was the holder a process of this machine that is gone? (On Windows that cannot be asked harmlessly.)"""
-    _, _, place = who.partition("@")
+    # From the right: a user of a domain has an @ of their own.
+    _, _, place = who.rpartition("@")
     host, _, process = place.partition(" (process ")
     pid = process.removesuffix(")")
     if os.name == "nt" or host != socket.gethostname() or not pid.isdigit():
@@ -95,6 +95,6 @@ def _orphaned(who: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return False
     return False

@@ -37,6 +37,7 @@ Rows = Sequence[tuple[Table, Sequence[Row]]]
 # Of a session's log p50, until the device's own history says better.
 UNKNOWN_SPREAD = 0.02
 SPREAD_SESSIONS = 5
+BUSY_MS = 10_000
 
 
 def default_url() -> str:
@@ -86,11 +87,8 @@ class Store:
             "digest": request.digest,
             "request": dict(request_doc),
         }
-        try:
-            with self._writer.begin() as connection:
-                connection.execute(insert(schema.run), [row])
-        except SQLAlchemyError as error:
-            raise StoreError(f"the store {self._shown} cannot be written: {_cause(error)}") from error
+        with self.transaction() as connection:
+            connection.execute(insert(schema.run), [row])
         return run_id
 
     def save_process(self, run_id: str, case_key: str, process: Process) -> None:
@@ -139,11 +137,8 @@ class Store:
 
     def finish_run(self, run_id: str) -> None:
         """Every case of the run has its result."""
-        try:
-            with self._writer.begin() as connection:
-                connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(finished_utc=now()))
-        except SQLAlchemyError as error:
-            raise StoreError(f"the store {self._shown} cannot be written: {_cause(error)}") from error
+        with self.transaction() as connection:
+            connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(finished_utc=now()))
 
     def unfinished_run(self, digest: str, run_id: str | None) -> str:
         """The run to resume: that one, else the newest unfinished one of the same plan. UsageError: none."""
@@ -192,7 +187,8 @@ class Store:
             raise UsageError(f"{prefix!r} fits several results: {', '.join(row.id for row in rows)}")
         row = rows[0]
         processes = self.processes(row.run_id).get(row.case_key, {})
-        samples = tuple(tuple(processes[k].run_ns.tolist()) for k in sorted(processes))
+        good = [processes[k] for k in sorted(processes) if processes[k].ended.how == "ok"]
+        samples = tuple(tuple(process.run_ns.tolist()) for process in good)
         return str(row.run_id), replace(from_doc(Result, row.doc), samples_ns=samples)
 
     def run_request(self, prefix: str) -> tuple[str, Mapping[str, Any]]:
@@ -242,9 +238,14 @@ class Store:
             return UNKNOWN_SPREAD, False
         return stdev(log(value) for value in values), True
 
-    def engine_for_leases(self) -> Engine:
-        """The engine whose transactions may write."""
-        return self._writer
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that may write; StoreError where the database cannot take it."""
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store {self._shown} cannot be written: {_cause(error)}") from error
 
     @property
     def _shown(self) -> str:
@@ -271,11 +272,14 @@ class Store:
                 ) from error
 
     def _insert(self, rows: Rows) -> None:
+        """The first table's row is what the others belong to: where it is there already, nothing is added."""
         make = sqlite.insert if self._sqlite else postgresql.insert
         with self._writer.begin() as connection:
-            for table, values in rows:
+            for position, (table, values) in enumerate(rows):
                 if values:
-                    connection.execute(make(table).on_conflict_do_nothing(), list(values))
+                    done = connection.execute(make(table).on_conflict_do_nothing(), list(values))
+                    if position == 0 and done.rowcount == 0:
+                        return
 
     def _replay(self) -> None:
         folder = spool_folder()
@@ -285,7 +289,7 @@ class Store:
                 if doc["url"] != self.url:
                     continue
                 self._insert([(schema.metadata.tables[name], [_thaw(r) for r in rows]) for name, rows in doc["rows"]])
-            except (OperationalError, ValueError, KeyError):
+            except (SQLAlchemyError, OSError, ValueError, KeyError, TypeError):
                 continue
             path.unlink(missing_ok=True)
 
@@ -344,7 +348,7 @@ def _prepare_sqlite(reader: Engine, writer: Engine) -> None:
     def connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -1,0 +1,103 @@
+"""Outputs against their reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pocketbench import fidelity, verdict
+from pocketbench.measurement import Output
+from pocketbench.results import Fidelity
+
+
+def one(array: Any, reference: Any, dtype: str) -> Fidelity:
+    ours, theirs = np.array(array, dtype), np.array(reference, dtype)
+    (found,) = fidelity.compare([Output("y", ours)], [Output("y", theirs)])
+    return found
+
+
+def passes(array: Any, reference: Any, dtype: str) -> bool:
+    return verdict.within_tolerance(one(array, reference, dtype))
+
+
+def test_the_same_is_the_same() -> None:
+    found = one([1, -2, 3], [1, -2, 3], "float32")
+    assert (found.output, found.cosine, found.max_abs) == ("y", 1.0, 0.0)
+
+
+def test_cosine_and_the_largest_difference() -> None:
+    found = one([1, 0], [0, 1], "float32")
+    assert (found.cosine, found.max_abs) == (0.0, 1.0)
+    assert one([1, 1], [-2, -2], "float64").cosine == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float64", 1e-4), ("float32", 1e-3), ("float16", 1e-2)])
+def test_floats_may_differ_by_a_share_of_the_largest(dtype: str, share: float) -> None:
+    reference = [100.0, 1.0]
+    assert passes([100.0, 1.0 + 100 * share * 0.9], reference, dtype)
+    assert not passes([100.0, 1.0 + 100 * share * 1.1], reference, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_integers_may_differ_by_one_step(dtype: str) -> None:
+    assert passes([7, 0], [8, 0], dtype)
+    assert not passes([7, 0], [9, 0], dtype)
+
+
+def test_unsigned_integers_do_not_wrap_around() -> None:
+    assert one([0], [255], "uint8").max_abs == 255
+
+
+def test_truth_may_not_differ_at_all() -> None:
+    assert passes([True, False], [True, False], "bool")
+    assert not passes([True, False], [True, True], "bool")
+
+
+def test_zeros_have_no_direction() -> None:
+    found = one([0, 0], [0, 1e-9], "float32")
+    assert found.cosine is None
+    assert not passes([1e-3, 0], [0, 0], "float32")
+    assert passes([0, 0], [0, 0], "float32")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_never_within_tolerance_of_a_number(bad: float) -> None:
+    assert not passes([1, bad], [1, 2], "float32")
+    assert not passes([1, 2], [1, bad], "float32")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_the_same_is_no_mismatch_however_bad(bad: float) -> None:
+    assert passes([1, bad], [1, bad], "float32")
+
+
+def test_huge_values_give_no_infinite_numbers() -> None:
+    found = one([1e308, -1e308], [-1e308, 1e308], "float64")
+    assert found.max_abs is None
+    assert not verdict.within_tolerance(found)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        [],
+        [Output("z", np.zeros(2, np.float32))],
+        [Output("y", np.zeros(3, np.float32))],
+        [Output("y", np.zeros((2, 1), np.float32))],
+        [Output("y", np.zeros(2, np.float64))],
+    ],
+)
+def test_without_a_counterpart_nothing_is_comparable(reference: list[Output]) -> None:
+    ours: NDArray[Any] = np.zeros(2, np.float32)
+    (found,) = fidelity.compare([Output("y", ours)], reference)
+    assert (found.cosine, found.max_abs) == (None, None)
+    assert not verdict.within_tolerance(found)
+
+
+def test_outputs_are_matched_by_name_and_empty_ones_agree() -> None:
+    a, b = Output("a", np.ones(2, np.float32)), Output("b", np.zeros(0, np.float32))
+    found = fidelity.compare([a, b], [b, a])
+    assert [(f.output, f.max_abs) for f in found] == [("a", 0.0), ("b", 0.0)]

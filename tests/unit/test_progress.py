@@ -1,0 +1,102 @@
+"""Progress where stderr is no terminal: a few plain lines."""
+
+from __future__ import annotations
+
+import io
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from pocketbench import progress
+from pocketbench.progress import Lines
+
+
+class Clock:
+    """Time that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=made.monotonic))
+    return made
+
+
+def test_a_line_at_most_every_fifteen_seconds(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Lines(stream) as lines:
+        lines.begin("pi5", 5)
+        lines.step("pi5", "round 1")
+        clock.now += 15
+        lines.step("pi5", "round 2")
+        clock.now += 14.9
+        lines.step("pi5", "round 3")
+        clock.now += 0.1
+        lines.step("pi5", "round 4")
+        lines.done("pi5", "done, 1 of 1 cases")
+    assert stream.getvalue().splitlines() == [
+        "pi5: round 2 (1 of 5 steps, about 60 s left)",
+        "pi5: round 4 (3 of 5 steps, about 20 s left)",
+        "pi5: done, 1 of 1 cases",
+    ]
+
+
+def test_devices_share_the_interval_but_not_their_steps(clock: Clock) -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.begin("a", 2)
+    lines.begin("b", 100)
+    clock.now += 20
+    lines.step("a", "one")
+    lines.step("b", "one")
+    clock.now += 20
+    lines.step("b", "two")
+    assert stream.getvalue().splitlines() == [
+        "a: one (0 of 2 steps)",
+        "b: two (1 of 100 steps, about 66 min left)",
+    ]
+
+
+def test_nothing_coloured_or_animated() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.say("stopping")
+    lines.done("never begun", "done")
+    assert stream.getvalue() == "stopping\nnever begun: done\n"
+
+
+def test_lines_of_several_lanes_stay_whole() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+
+    def say(letter: str) -> None:
+        for _ in range(50):
+            lines.say(letter * 40)
+
+    threads = [threading.Thread(target=say, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = stream.getvalue().splitlines()
+    assert len(found) == 200
+    assert {line for line in found} == {c * 40 for c in "abcd"}
+
+
+def test_lines_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert isinstance(progress.create(), Lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
