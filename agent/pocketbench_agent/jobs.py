@@ -5,40 +5,29 @@ A job needs nobody: once accepted it runs to its end or its deadline, whether or
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import queue
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-import zipfile
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
-from pocketbench_agent import device_info
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import FramingError, frame, read_message, read_messages
+from pocketbench_agent.job_files import JobError, prepare_files, release_files
 from pocketbench_agent.meters import METERS
 from pocketbench_agent.rpc import agent_pb2 as pb
+from pocketbench_agent.spawn import KILL_WAIT_S, Worker
 
-LOG_TAIL_LINES = 40
-KILL_WAIT_S = 5.0
 # Results that no host fetched for so long are nobody's any more.
 FORGOTTEN_S = 7 * 24 * 3600
-WORKER = (sys.executable, "-m", "pocketbench_agent.worker")
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-
-class JobError(Exception):
-    """A job cannot be accepted; the message says why."""
 
 
 @dataclass
@@ -235,122 +224,6 @@ class Jobs:
             job.changed.notify_all()
 
 
-class Worker:
-    """A worker process with its deadline. Iterate over `events`, then ask how it `ended`."""
-
-    def __init__(self, job: pb.Job, folder: Path, home: Path) -> None:
-        self.job_id = job.job_id
-        self._stage = "start"
-        self._ended: pb.Ended | None = None
-        self._broken = ""
-        self._oom_before = device_info.oom_kills()
-        self._process = subprocess.Popen(
-            WORKER,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=_environment(job, home),
-            start_new_session=True,
-        )
-        self._log: deque[str] = deque(maxlen=LOG_TAIL_LINES)
-        self._reader = threading.Thread(target=self._read_log, name="worker-log", daemon=True)
-        self._reader.start()
-        self._timed_out = False
-        self._deadline_s = job.deadline_s or 600
-        self._timer = threading.Timer(self._deadline_s, self._time_out)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def write(self, data: bytes) -> None:
-        """Send bytes to the worker; silently dropped where it is gone already, for `ended` will say so."""
-        try:
-            _pipe(self._process.stdin).write(data)
-            _pipe(self._process.stdin).flush()
-        except (BrokenPipeError, ValueError):
-            return
-
-    def close_stdin(self) -> None:
-        """No more will come."""
-        try:
-            _pipe(self._process.stdin).close()
-        except BrokenPipeError:
-            return
-
-    def events(self) -> Iterator[pb.Event]:
-        """The worker's events up to, not including, its last."""
-        try:
-            for event in read_messages(_pipe(self._process.stdout), pb.Event):  # type: ignore[arg-type]
-                if event.HasField("phase") and event.phase.begin:
-                    self._stage = event.phase.name
-                if event.HasField("ended"):
-                    self._ended = event.ended
-                    return
-                yield event
-        except FramingError as error:
-            self._broken = str(error)
-
-    def ended(self) -> pb.Ended:
-        """How it went: its own word, else what its exit code says."""
-        try:
-            code = self._process.wait(KILL_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            code = self._process.wait()
-        self._timer.cancel()
-        self._reader.join(1.0)
-        if self._ended is not None and not self._timed_out:
-            ended = self._ended
-        elif self._timed_out:
-            message = f"still in stage {self._stage} after {self._deadline_s} s"
-            ended = pb.Ended(how=pb.Ended.TIMEOUT, message=message)
-        elif code < 0:
-            ended = pb.Ended(how=pb.Ended.SIGNAL, signal=-code, message=self._signal_message(-code))
-        else:
-            message = f"the worker ended with code {code} and no result"
-            ended = pb.Ended(how=pb.Ended.NO_OUTPUT, message=f"{message}: {self._broken}" if self._broken else message)
-        ended.stage = ended.stage or self._stage
-        if ended.how != pb.Ended.OK:
-            ended.log_tail.extend(self._log)
-        return ended
-
-    def kill(self) -> None:
-        """End the worker and all that it started."""
-        self._timer.cancel()
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
-
-    def close(self) -> None:
-        """End it, wait for it, and give its pipes back."""
-        self.kill()
-        self._process.wait()
-        self._reader.join(KILL_WAIT_S)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with contextlib.suppress(OSError):
-                _pipe(pipe).close()
-
-    def _time_out(self) -> None:
-        self._timed_out = True
-        self.kill()
-
-    def _read_log(self) -> None:
-        for line in _pipe(self._process.stderr):
-            self._log.append(line.decode(errors="replace").rstrip()[:500])
-
-    def _signal_message(self, number: int) -> str:
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = f"signal {number}"
-        message = f"the worker died of {name} in stage {self._stage}"
-        oom = device_info.oom_kills()
-        if number == signal.SIGKILL and oom is not None and self._oom_before is not None and oom > self._oom_before:
-            message += "; the kernel killed a process for want of memory in that time"
-        return message
-
-
 def _start_meters(names: Sequence[str]) -> subprocess.Popen[bytes] | None:
     """The meters' own process; None where the job wants none or names one that this agent does not have."""
     known = [name for name in names if name in METERS]
@@ -376,81 +249,3 @@ def _stop_meters(meters: subprocess.Popen[bytes] | None) -> Iterator[pb.Event]:
     except (subprocess.TimeoutExpired, FramingError):
         meters.kill()
         meters.wait()
-
-
-def prepare_files(job: pb.Job, folder: Path, cache: BlobCache, home: Path) -> None:
-    """Lay the job's files out under their names, and unpack its runtime. JobError names what is missing or unsafe."""
-    wanted = [*job.files, *([job.program.inputs] if job.program.inputs.path else [])]
-    if not job.files:
-        raise JobError("a job needs a model file")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in wanted:
-        target = folder / _safe(file.path)
-        source = cache.path(file.sha256)
-        if source is None:
-            raise JobError(f"the file for {file.path!r} is not in the cache")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            target.symlink_to(source)
-    archive = job.program.runtime_archive
-    if archive.path:
-        _unpack(archive, cache, home)
-    for file in wanted:
-        cache.pin(file.sha256)
-
-
-def release_files(job: pb.Job, cache: BlobCache) -> None:
-    """The job needs its blobs no more."""
-    for file in [*job.files, *([job.program.inputs] if job.program.inputs.path else [])]:
-        cache.unpin(file.sha256)
-
-
-def _safe(path: str) -> PurePosixPath:
-    pure = PurePosixPath(path)
-    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
-        raise JobError(f"{path!r} is not a plain relative path")
-    return pure
-
-
-def _unpack(archive: pb.File, cache: BlobCache, home: Path) -> None:
-    folder = runtime_folder(archive, home)
-    if folder.is_dir():
-        return
-    source = cache.path(archive.sha256)
-    if source is None:
-        raise JobError(f"the runtime {archive.path!r} is not in the cache")
-    partial = folder.with_suffix(f".{os.getpid()}")
-    try:
-        with zipfile.ZipFile(source) as packed:
-            packed.extractall(partial)
-    except zipfile.BadZipFile as error:
-        raise JobError(f"the runtime {archive.path!r} is not a zip archive: {error}") from error
-    partial.replace(folder)
-
-
-def runtime_folder(archive: pb.File, home: Path) -> Path:
-    """Where a runtime of its own lives: one folder a content."""
-    return home / "runtimes" / archive.sha256.hex()[:32]
-
-
-def _environment(job: pb.Job, home: Path) -> Mapping[str, str]:
-    """The worker's environment: C locale for parsers, no BLAS threads that the case did not ask for."""
-    here = str(Path(__file__).resolve().parents[1])
-    folders = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    if job.program.runtime_archive.path:
-        folders.insert(0, str(runtime_folder(job.program.runtime_archive, home)))
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(folders),
-        "LC_ALL": "C.UTF-8",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe

@@ -19,11 +19,13 @@ import grpc
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, device_info, observe
 from pocketbench_agent.cache import BlobCache, CacheError, NoSpace
 from pocketbench_agent.framing import frame
-from pocketbench_agent.jobs import JobError, Jobs, Worker, prepare_files, release_files
+from pocketbench_agent.job_files import JobError, prepare_files, release_files
+from pocketbench_agent.jobs import Jobs
 from pocketbench_agent.lease import Lease
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc
 from pocketbench_agent.runtimes import PACKAGES
+from pocketbench_agent.spawn import Worker
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from pocketbench import verdict
 from pocketbench.config.devices import DeviceEntry
+from pocketbench.errors import StoreError
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile
@@ -71,7 +72,11 @@ def run(
     if errors:
         raise errors[0]
     if not interrupted:
-        store.finish_run(run_id)
+        try:
+            store.finish_run(run_id)
+        except StoreError as error:
+            # The results are stored or spooled; losing the report for this mark would be the worse end.
+            progress.say(f"warning: the run could not be marked as complete: {error}")
     found = {key: result for lane in lanes for key, result in lane.results.items()}
     return Outcome(_warned([found[case.key] for case in request.cases if case.key in found]), interrupted)
 

@@ -81,7 +81,8 @@ class Lane:
                 self._finish()
         except (DeviceBusy, NotReachable) as error:
             code = "device_busy" if isinstance(error, DeviceBusy) else "not_available"
-            self._end_all(case_reason(code, str(error)))
+            # Once the session had opened, whatever ends it is a loss.
+            self._end_all(case_reason("device_lost" if self._info else code, str(error)))
         except DeviceError as error:
             self._end_all(case_reason("device_lost", str(error)))
         self._scratch.cleanup()

@@ -95,12 +95,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Request:
-    """One invocation: its cases, how they are measured, and what they are fed and scored with."""
+    """One invocation: its cases, how they are measured, and what they are fed and scored with.
+
+    `content` is a hash over the files of `inputs` and `workload`.
+    """
 
     cases: tuple[Case, ...]
     plan: Plan
     inputs: str | None = None
     workload: str | None = None
+    content: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -111,6 +115,7 @@ class Request:
             "plan": asdict(self.plan) | {"seed": None},
             "inputs": self.inputs,
             "workload": self.workload,
+            "content": self.content,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -26,8 +26,6 @@ THRESHOLDS: Mapping[str, float] = {
     "clock_jump_ns": 500_000_000,
     "suspend_ns": 100_000_000,
     "unstable_between": 0.05,
-    "unstable_interval": 0.10,
-    "unstable_processes": 4,
     "drift": 0.03,
     "warm_up": 0.03,
     "run_delay_share": 0.02,
@@ -150,18 +148,14 @@ def too_few_samples(e: Evidence) -> Reason | None:
 
 
 def unstable(e: Evidence) -> Reason | None:
-    """Processes disagree, or the interval is wide."""
+    """Processes disagree."""
     medians = _medians(e)
-    if e.latency is None or len(medians) < 2:
+    if len(medians) < 2:
         return None
     between = stdev(medians) / fmean(medians)
-    # Of two or three processes the interval is wide whatever the device does.
-    told = e.latency.ci95 if len(medians) >= THRESHOLDS["unstable_processes"] else None
-    width = (told[1] - told[0]) / 2 / e.latency.p50 if told else 0.0
-    if between <= THRESHOLDS["unstable_between"] and width <= THRESHOLDS["unstable_interval"]:
+    if between <= THRESHOLDS["unstable_between"]:
         return None
-    interval = f", the interval is ±{width:.0%}" if told else ""
-    return _warn("unstable", f"process medians spread by {between:.0%}{interval}")
+    return _warn("unstable", f"process medians spread by {between:.0%}")
 
 
 def drift(e: Evidence) -> Reason | None:

@@ -124,6 +124,8 @@ def stored_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
     dtype = np.dtype(tensor.dtype)
     if not tensor.scale or dtype.kind not in "iu":
         return array.astype(dtype)
+    if not np.isfinite(array).all():
+        raise WorkloadFailed(f"predict() got NaN or infinity for input {tensor.name!r}, which is quantized")
     # In float32 the largest int32 rounds up, out of its range.
     scale, zero = _broadcast(tensor, array.ndim, np.float64)
     limits = np.iinfo(dtype)

@@ -15,7 +15,7 @@ import pytest
 
 from pocketbench import wire
 from pocketbench.models import place
-from pocketbench_agent import jobs as agent_jobs
+from pocketbench_agent import spawn
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import frame, read_messages
 from pocketbench_agent.jobs import Jobs
@@ -90,7 +90,7 @@ def test_a_stdin_that_holds_no_job(command: list[str], tmp_path: Path) -> None:
 
 def test_through_the_agent(command: list[str], job: pb.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent numbers the events, keeps them, and gives them again."""
-    monkeypatch.setattr(agent_jobs, "WORKER", tuple(command))
+    monkeypatch.setattr(spawn, "WORKER", tuple(command))
     cache = BlobCache(tmp_path / "blobs")
     data = (tmp_path / "model.null").read_bytes()
     cache.put(job.files[0].sha256, 0, len(data), iter([data]))
@@ -121,7 +121,7 @@ def test_what_a_bad_worker_does_is_an_event(
     program: str, how: pb.Ended.How.ValueType, says: str, job: pb.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever it writes or does not write, the agent lives and says what happened."""
-    monkeypatch.setattr(agent_jobs, "WORKER", (sys.executable, "-c", program))
+    monkeypatch.setattr(spawn, "WORKER", (sys.executable, "-c", program))
     cache = BlobCache(tmp_path / "blobs")
     data = (tmp_path / "model.null").read_bytes()
     cache.put(job.files[0].sha256, 0, len(data), iter([data]))

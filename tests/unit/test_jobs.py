@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import frame
-from pocketbench_agent.jobs import JobError, Jobs, prepare_files, release_files, runtime_folder
+from pocketbench_agent.job_files import JobError, prepare_files, release_files, runtime_folder
+from pocketbench_agent.jobs import Jobs
 from pocketbench_agent.rpc import agent_pb2 as pb
 
 MODEL = b"model"

@@ -168,13 +168,6 @@ def test_unstable_where_processes_disagree() -> None:
     assert loud(spread([10.0, 10.4, 9.8, 10.4, 9.7, 10.2])) == {}
 
 
-def test_unstable_is_not_said_for_the_wide_interval_of_two_processes() -> None:
-    # t is 12.7 for one degree of freedom, whatever the device does.
-    assert loud(spread([10.0, 10.2])) == {}
-    assert "interval" not in only(spread([10.0, 11.0]), "unstable", "warn")
-    assert "interval" in only(spread([10.0, 11.0, 10.0, 11.0]), "unstable", "warn")
-
-
 def test_drift() -> None:
     rising = [10.0 * (1 + 0.01 * k) for k in range(6)]
     assert "up by 5 %" in only(spread(rising), "drift", "warn").replace("5%", "5 %")

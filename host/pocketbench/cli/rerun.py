@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pocketbench.cli.options import report_options, run_options, store_option
-from pocketbench.cli.run import check_output, execute
+from pocketbench.cli.run import check_output, content_of, execute
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
 from pocketbench.fleet import Outcome
@@ -52,7 +52,13 @@ def again(ids: Sequence[str], options: Mapping[str, Any]) -> tuple[int, Outcome]
         if case.device not in entries:
             raise UsageError(f"device {case.device!r} is not in devices.yaml any more{nearest(case.device, entries)}")
     plan = Plan(**{**first["plan"], "seed": SystemRandom().randrange(2**31)})
-    request = Request(tuple(cases.values()), plan, first["inputs"], first["workload"], first["labels"])
+    used = [Path(first[name]) if first[name] else None for name in ("inputs", "workload")]
+    for path in used:
+        if path is not None and not path.is_file():
+            raise UsageError(f"{path}: was used then, and is not there any more")
+    request = Request(
+        tuple(cases.values()), plan, first["inputs"], first["workload"], content_of(used), first["labels"]
+    )
     return execute(request, entries, options)
 
 

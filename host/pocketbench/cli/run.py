@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
@@ -108,8 +109,17 @@ def make_request(options: Mapping[str, Any], entries: Mapping[str, config.Device
         plan=plan,
         inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
         workload=str(options["workload"].absolute()) if options["workload"] else None,
+        content=content_of([options["inputs"], options["workload"]]),
         labels=labels,
     )
+
+
+def content_of(paths: Sequence[Path | None]) -> str:
+    """One hash over the files that are given: a resumed run must feed and score with the same."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path else bytes(32))
+    return digest.hexdigest()
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

@@ -218,7 +218,7 @@ class Store:
         """(standard deviation of log p50 between sessions of that case, is it known?); 2 % while unknown."""
         table = schema.result
         query = (
-            select(schema.metric.c.value)
+            select(schema.metric.c.value, table.c.doc)
             .join(table, table.c.id == schema.metric.c.result_id)
             .where(
                 schema.metric.c.name == "latency_p50",
@@ -233,7 +233,8 @@ class Store:
             )
         )
         with self._read() as connection:
-            values = [row.value for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        values = [row.value for row in rows if _same_conditions(from_doc(Result, row.doc), result)]
         if len(values) < SPREAD_SESSIONS:
             return UNKNOWN_SPREAD, False
         return stdev(log(value) for value in values), True
@@ -355,6 +356,11 @@ def _prepare_sqlite(reader: Engine, writer: Engine) -> None:
     event.listen(reader, "connect", connect)
     event.listen(writer, "connect", connect)
     event.listen(writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+
+def _same_conditions(one: Result, other: Result) -> bool:
+    """Cores, scenario and shapes: what has no column of its own."""
+    return (one.cpus, one.scenario, one.model.inputs) == (other.cpus, other.scenario, other.model.inputs)
 
 
 def _interval(result: Result, name: str) -> tuple[float | None, float | None]:
