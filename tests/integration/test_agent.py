@@ -176,6 +176,8 @@ def test_an_upload_goes_on_where_it_stopped(running: RunningAgent, tmp_path: Pat
             for offset in range(0, 6_000_000, 1_000_000):
                 chunk = data[offset : offset + 1_000_000]
                 yield pb.Chunk(sha256=sha256, offset=offset, data=chunk, total=file.bytes)
+            part = tmp_path / "home" / "blobs" / f"{file.sha256}.part"
+            wait_until(lambda: part.exists() and part.stat().st_size > 0, 10)
             raise RuntimeError("the link is cut")
 
         with pytest.raises(grpc.RpcError):
