@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import platform
 import random
 import shutil
 import sys
@@ -30,9 +29,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+
+from conditions import conditions  # type: ignore[import-not-found]
 
 from pocketbench import models
 from pocketbench.config.devices import DeviceEntry
@@ -200,16 +200,10 @@ def _cpu_s(pid: int) -> float:
 
 
 def _conditions(folder: Path) -> str:
-    cpu = next((x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), ":")
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     inside = [m for m in mounts if folder.resolve().is_relative_to(m[1])]
     kind = max(inside, key=lambda m: len(m[1]))[2] if inside else "unknown"
-    stolen = Path("/proc/stat").read_text().split()[8]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf"))
-    return (
-        f"{cpu.partition(':')[2].strip()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}, "
-        f"stolen ticks since boot {stolen}; {kind}; Python {platform.python_version()}, {versions}"
-    )
+    return f"{conditions(('grpcio', 'protobuf'))}; file system {kind}"
 
 
 if __name__ == "__main__":
