@@ -34,6 +34,9 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # The default of 16 KiB cuts every chunk of an upload into 64 frames.
     ("grpc.http2.max_frame_size", 256 * 1024),
+    # A window that grows with the link would read ahead without end while a slow disk keeps an upload waiting.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
     # The client pings every 10 s; a default server would answer that with too_many_pings.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
