@@ -9,6 +9,7 @@ closes.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,9 @@ from pocketbench_agent.server import serve
 
 IDLE_S = 90.0
 
+# https://man7.org/linux/man-pages/man3/mallopt.3.html: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_TOP_PAD.
+_MALLOC = ((-1, 32 * 1024 * 1024), (-3, 32 * 1024 * 1024), (-2, 4 * 1024 * 1024))
+
 
 def main() -> int:
     """Serve until idle, told to stop, or replaced. Exit code 0, 3 where the home is taken."""
@@ -32,6 +36,7 @@ def main() -> int:
     parser.add_argument("--idle", type=float, default=IDLE_S, help="seconds without a call or a job before it ends")
     parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin closes")
     arguments = parser.parse_args()
+    _tune_malloc()
     home: Path = arguments.home
     home.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=home / "agent.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -84,6 +89,19 @@ def _lock(home: Path) -> IO[str] | None:
         file.close()
         return None
     return file
+
+
+def _tune_malloc() -> None:
+    """Keep freed buffers of a chunk's size.
+
+    glibc gives them back to the kernel by default, and an upload then pays for page faults on every chunk. Where the
+    C library is another one there is nothing to tune. It concerns this process alone: a worker keeps the system's own
+    defaults, for its memory is measured.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in _MALLOC:
+            mallopt(parameter, value)
 
 
 def _holder(home: Path) -> str:

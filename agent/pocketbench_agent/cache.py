@@ -7,12 +7,15 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 # What must stay free on the disk for events and logs while a blob comes in.
 RESERVE_BYTES = 64 * 1024 * 1024
 _REHASH_BYTES = 1024 * 1024
+# So often what came is sent to the disk, so that the last sync has little left to wait for.
+_SYNC_BYTES = 32 * 1024 * 1024
 
 
 class CacheError(Exception):
@@ -60,7 +63,7 @@ class BlobCache:
             else:
                 self._pinned.pop(sha256.hex(), None)
 
-    def put(self, sha256: bytes, offset: int, total: int, chunks: Iterator[bytes]) -> int:
+    def put(self, sha256: bytes, offset: int, total: int, chunks: Iterator[bytes | memoryview]) -> int:
         """Append chunks from `offset` on; at `total` bytes check the hash, sync and publish.
 
         Returns the bytes committed. Raises CacheError where the offset is not the committed one, the hash
@@ -89,20 +92,19 @@ class BlobCache:
             with self._lock:
                 self._uploading.discard(name)
 
-    def _receive(self, sha256: bytes, offset: int, total: int, chunks: Iterator[bytes]) -> int:
+    def _receive(self, sha256: bytes, offset: int, total: int, chunks: Iterator[bytes | memoryview]) -> int:
         part = self._part(sha256)
         committed, _ = self.committed(sha256)
         if offset != committed:
             raise CacheError(f"the upload starts at {offset}, but {committed} bytes are committed")
         self._make_room(total - committed)
         digest = hashlib.sha256()
-        with part.open("ab") as file:
+        with part.open("ab", buffering=0) as file:
             if committed:
                 with part.open("rb") as old:
                     while block := old.read(_REHASH_BYTES):
                         digest.update(block)
             committed = self._append(file, digest, committed, total, chunks)
-            file.flush()
             if committed == total:
                 os.fsync(file.fileno())
         if committed < total:
@@ -114,13 +116,33 @@ class BlobCache:
         return committed
 
     @staticmethod
-    def _append(file: BinaryIO, digest: hashlib._Hash, committed: int, total: int, chunks: Iterator[bytes]) -> int:
-        for data in chunks:
-            if committed + len(data) > total:
-                raise CacheError(f"more than the announced {total} bytes arrived")
-            digest.update(data)
-            file.write(data)
-            committed += len(data)
+    def _append(
+        file: FileIO, digest: hashlib._Hash, committed: int, total: int, chunks: Iterator[bytes | memoryview]
+    ) -> int:
+        """Write, hash and sync side by side: each of them leaves Python's lock to the others."""
+        unsynced = 0
+        hashed: Future[None] | None = None
+        synced: Future[None] | None = None
+        with ThreadPoolExecutor(2, "blob") as aside:
+            for data in chunks:
+                if committed + len(data) > total:
+                    raise CacheError(f"more than the announced {total} bytes arrived")
+                # One chunk is being hashed, one is being written: memory stays flat however large the file.
+                if hashed is not None:
+                    hashed.result()
+                hashed = aside.submit(digest.update, data)
+                _write(file, data)
+                committed += len(data)
+                unsynced += len(data)
+                if unsynced >= _SYNC_BYTES and (synced is None or synced.done()):
+                    if synced is not None:
+                        synced.result()
+                    synced = aside.submit(os.fdatasync, file.fileno())
+                    unsynced = 0
+            # A failed write-back is reported once, to whoever syncs first: to lose it would publish a broken blob.
+            for waiting in (hashed, synced):
+                if waiting is not None:
+                    waiting.result()
         return committed
 
     def _part(self, sha256: bytes) -> Path:
@@ -147,3 +169,10 @@ class BlobCache:
 
     def _free(self) -> int:
         return shutil.disk_usage(self._folder).free
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    """All of it: an unbuffered write may take less."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, device_info, observe
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks, device_info, observe
 from pocketbench_agent.cache import BlobCache, CacheError, NoSpace
 from pocketbench_agent.framing import frame
 from pocketbench_agent.job_files import JobError, prepare_files, release_files
@@ -35,6 +35,11 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # The default of 16 KiB cuts every chunk of an upload into 64 frames.
+    ("grpc.http2.max_frame_size", 256 * 1024),
+    # A window that grows with the link would read ahead without end while a slow disk keeps an upload waiting.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
     # The client pings every 10 s; a default server would answer that with too_many_pings.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -85,6 +90,17 @@ class Guard(_Interceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(refuse)
         return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+class RawChunks(_Interceptor):
+    """Has the messages of PutBlob read by `chunks`, for the generated code offers no way to say so."""
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """grpc's hook: the same handler with another deserializer."""
+        handler = continuation(details)
+        if handler is None or not details.method.endswith("/PutBlob"):
+            return handler
+        return grpc.stream_unary_rpc_method_handler(handler.stream_unary, chunks.decode, handler.response_serializer)
 
 
 class Agent(rpc.AgentServicer):
@@ -141,7 +157,9 @@ class Agent(rpc.AgentServicer):
         self._enter(context)
         return pb.BlobStates(blobs=[self._blob_state(sha256) for sha256 in request.sha256])
 
-    def PutBlob(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.BlobState:
+    def PutBlob(  # type: ignore[override]
+        self, request_iterator: Iterator[chunks.Chunk], context: grpc.ServicerContext
+    ) -> pb.BlobState:
         self._enter(context)
         first = next(request_iterator, None)
         if first is None:
@@ -219,14 +237,14 @@ def serve(home: Path, build: str, token: str) -> tuple[grpc.Server, Agent, Guard
     """A started server on a loopback port that the system picked."""
     guard = Guard(token)
     agent = Agent(home, build, guard)
-    server = grpc.server(ThreadPoolExecutor(16), interceptors=[guard], options=list(SERVER_OPTIONS))
+    server = grpc.server(ThreadPoolExecutor(16), interceptors=[guard, RawChunks()], options=list(SERVER_OPTIONS))
     rpc.add_AgentServicer_to_server(agent, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, agent, guard, port
 
 
-def _data(first: pb.Chunk, rest: Iterator[pb.Chunk]) -> Iterator[bytes]:
+def _data(first: chunks.Chunk, rest: Iterator[chunks.Chunk]) -> Iterator[bytes | memoryview]:
     """The chunks' bytes; a link that breaks ends them, and what came so far stays."""
     yield first.data
     try:

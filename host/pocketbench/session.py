@@ -19,7 +19,7 @@ from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
 from pocketbench.measurement import Device, Ended, Facts, Observation, Output, Process
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
-from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc
 
@@ -27,6 +27,7 @@ CHUNK_BYTES = 1024 * 1024
 CALL_TIMEOUT_S = 20.0
 LEASE_TTL_S = 90
 RENEW_S = 30.0
+PUT_BLOB = pb.DESCRIPTOR.services_by_name["Agent"].methods_by_name["PutBlob"]
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -64,6 +65,11 @@ class Session:
     def __post_init__(self) -> None:
         self._channel = grpc.insecure_channel(self.agent.address, options=list(CHANNEL_OPTIONS))
         self._stub = rpc.AgentStub(self._channel)
+        self._put_blob = self._channel.stream_unary(
+            f"/{PUT_BLOB.containing_service.full_name}/{PUT_BLOB.name}",
+            request_serializer=chunks.encode,
+            response_deserializer=pb.BlobState.FromString,
+        )
         self._epoch = 0
         self._closed = threading.Event()
         self._have: set[str] = set()
@@ -100,7 +106,7 @@ class Session:
         for file, state in zip(missing, states.blobs, strict=True):
             if not state.complete:
                 with self._errors():
-                    self._stub.PutBlob(_chunks(file, state.committed), timeout=3600.0, metadata=self._metadata())
+                    self._put_blob(_chunks(file, state.committed), timeout=3600.0, metadata=self._metadata())
                 sent += file.bytes - state.committed
             self._have.add(file.sha256)
         return sent
@@ -251,15 +257,15 @@ class WorkerEnded(Exception):
         self.ended = ended
 
 
-def _chunks(file: PlacedFile, offset: int) -> Iterator[pb.Chunk]:
+def _chunks(file: PlacedFile, offset: int) -> Iterator[chunks.Chunk]:
     sha256 = bytes.fromhex(file.sha256)
-    with Path(file.path).open("rb") as source:
+    with Path(file.path).open("rb", buffering=0) as source:
         source.seek(offset)
         while True:
             data = source.read(CHUNK_BYTES)
             if not data and offset < file.bytes:
                 return
-            yield pb.Chunk(sha256=sha256, offset=offset, data=data, total=file.bytes)
+            yield chunks.Chunk(sha256, offset, file.bytes, data)
             offset += len(data)
             if offset >= file.bytes:
                 return
