@@ -173,8 +173,8 @@ def _limits(values: Sequence[float], trim: float) -> tuple[float, float, float]:
 def _floor() -> str:
     """Run and io span of the null runtime, through the worker program as the agent starts it."""
     from pocketbench_agent.framing import frame, read_messages
-    from pocketbench_agent.jobs import WORKER
     from pocketbench_agent.rpc import agent_pb2 as pb
+    from pocketbench_agent.spawn import WORKER
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.null"

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
+OLD_UPLOAD_WAIT_S = 5.0
 # What must stay free on the disk for events and logs while a blob comes in.
 RESERVE_BYTES = 64 * 1024 * 1024
 _REHASH_BYTES = 1024 * 1024
@@ -33,6 +34,7 @@ class BlobCache:
         self._folder = folder
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        self._finished = threading.Condition(self._lock)
         self._uploading: set[str] = set()
         self._pinned: dict[str, int] = {}
 
@@ -42,7 +44,15 @@ class BlobCache:
         return path if len(sha256) == 32 and path.is_file() else None
 
     def committed(self, sha256: bytes) -> tuple[int, bool]:
-        """(bytes on disk, complete?); an upload may go on at that offset."""
+        """(bytes on disk, complete?); an upload may go on at that offset.
+
+        After a cut link the old upload may still be writing what it had received: it is waited for.
+        """
+        with self._finished:
+            self._finished.wait_for(lambda: sha256.hex() not in self._uploading, OLD_UPLOAD_WAIT_S)
+        return self._on_disk(sha256)
+
+    def _on_disk(self, sha256: bytes) -> tuple[int, bool]:
         complete = self.path(sha256)
         if complete is not None:
             return complete.stat().st_size, True
@@ -89,12 +99,13 @@ class BlobCache:
                 raise NoSpace(f"no space left for a file of {total} bytes") from error
             raise CacheError(f"cannot write to the cache: {error.strerror}") from error
         finally:
-            with self._lock:
+            with self._finished:
                 self._uploading.discard(name)
+                self._finished.notify_all()
 
     def _receive(self, sha256: bytes, offset: int, total: int, chunks: Iterator[bytes | memoryview]) -> int:
         part = self._part(sha256)
-        committed, _ = self.committed(sha256)
+        committed, _ = self._on_disk(sha256)
         if offset != committed:
             raise CacheError(f"the upload starts at {offset}, but {committed} bytes are committed")
         self._make_room(total - committed)
