@@ -144,3 +144,10 @@ def test_a_worker_imports_no_grpc_and_nothing_of_the_host() -> None:
 def test_the_meters_import_no_grpc_and_no_numpy() -> None:
     code = "import pocketbench_agent.meters.__main__, pocketbench_agent.meters.thermal"
     assert loaded(code) & {"grpc", "numpy", "pocketbench"} == set()
+
+
+def test_every_reason_is_documented() -> None:
+    from pocketbench.verdict import CODES
+
+    text = (ROOT / "docs" / "reasons.md").read_text()
+    assert [code for code in CODES if f"`{code}`" not in text] == []
