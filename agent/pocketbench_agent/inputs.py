@@ -19,7 +19,8 @@ def seeded(inputs: Sequence[TensorInfo], seed: int) -> list[Array]:
     indices and anything larger may point outside a table.
     """
     rng = np.random.default_rng(seed)
-    return [_seeded_one(info, rng) for info in inputs]
+    # Of a tensor without dimensions numpy makes a bare number.
+    return [np.asarray(_seeded_one(info, rng)) for info in inputs]
 
 
 def _seeded_one(info: TensorInfo, rng: np.random.Generator) -> Array:
@@ -56,7 +57,7 @@ def from_file(path: Path, inputs: Sequence[TensorInfo]) -> list[Array]:
         if array.shape != info.shape:
             raise StageError(f"--inputs: {key!r} has shape {_shown(array.shape)}, the model wants {_shown(info.shape)}")
         used.add(key)
-        chosen.append(np.ascontiguousarray(array))
+        chosen.append(np.asarray(array, order="C"))
     extra = sorted(set(arrays) - used)
     if extra:
         raise StageError(f"--inputs: {', '.join(map(repr, extra))} fits no input of the model")

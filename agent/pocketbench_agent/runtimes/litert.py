@@ -96,7 +96,12 @@ class _Interpreter:
         return self._read_into
 
     def placement(self) -> Placement:
-        """Nodes that XNNPACK took, by walking back from the outputs through the executed graph."""
+        """Nodes that XNNPACK took, by walking back from the outputs through the executed graph.
+
+        The list of ops is that of the first subgraph: for another signature it cannot be told.
+        """
+        if self._subgraph:
+            return Placement()
         try:
             ops = self._interpreter._get_ops_details()
             outputs = [detail["index"] for detail in self._interpreter.get_output_details()]

@@ -67,12 +67,10 @@ class OnnxRuntime:
             dtype = _dtype(node)
             fixed = all(isinstance(d, int) for d in node.shape)
             outputs.append(TensorInfo(node.name, dtype, tuple(node.shape) if fixed else ()))
-            value = ort.OrtValue.ortvalue_from_numpy(np.zeros(node.shape, dtype)) if fixed else None
-            if value is None:
-                self._binding.bind_output(node.name)
-            else:
-                self._binding.bind_ortvalue_output(node.name, value)
-            self._out.append(value)
+            self._out.append(ort.OrtValue.ortvalue_from_numpy(np.zeros(node.shape, dtype)) if fixed else None)
+        self._fixed = all(value is not None for value in self._out)
+        self._output_names = [output.name for output in outputs]
+        self._bind_outputs()
         self._read_into: list[Array] = []
         return ModelFacts(inputs, tuple(outputs))
 
@@ -80,6 +78,10 @@ class OnnxRuntime:
         """Copy the inputs into the bound values."""
         for own, array in zip(self._in, arrays, strict=True):
             own.update_inplace(array)
+        if not self._fixed:
+            # What the last run allocated would be taken as the shape of this one.
+            self._binding.clear_binding_outputs()
+            self._bind_outputs()
 
     def run(self) -> None:
         """Run the bound session; StageError where a node refuses."""
@@ -90,7 +92,7 @@ class OnnxRuntime:
 
     def read(self) -> list[Array]:
         """Copy the outputs out."""
-        values = self._out if all(value is not None for value in self._out) else self._binding.get_outputs()
+        values = self._out if self._fixed else self._binding.get_outputs()
         arrays = [value.numpy() for value in values]
         if [a.shape for a in arrays] != [a.shape for a in self._read_into]:
             self._read_into = [array.copy() for array in arrays]
@@ -132,6 +134,13 @@ class OnnxRuntime:
     def close(self) -> None:
         """Drop the session."""
         del self._binding, self._session
+
+    def _bind_outputs(self) -> None:
+        for name, value in zip(self._output_names, self._out, strict=True):
+            if value is None:
+                self._binding.bind_output(name)
+            else:
+                self._binding.bind_ortvalue_output(name, value)
 
     def _open(self, settings: Any) -> Any:
         settings.intra_op_num_threads = self._options.threads
