@@ -246,7 +246,7 @@ def heading(chosen: Sequence[Result]) -> set[str]:
 
 def test_columns_appear_when_they_say_something() -> None:
     plain = heading([facts.result()])
-    assert not plain & {"#", "device", "delegate", "accuracy", "cpus", "time vs #1"}
-    assert heading(results()) - plain == {"#", "device", "delegate", "accuracy", "cpus", "time vs #1"}
+    assert not plain & {"#", "device", "delegate", "top-1 [95 %]", "cpus", "time vs #1"}
+    assert heading(results()) - plain == {"#", "device", "delegate", "top-1 [95 %]", "cpus", "time vs #1"}
     noted = facts.result(reasons=(facts.reason("inputs_random", "note"),))
     assert heading([noted]) == plain

@@ -119,7 +119,7 @@ def _lines(report: Report, style: str, gap: str, escape: Callable[[str], str] = 
     body = (
         tabulate(
             [[escape(cell) for cell in row] for row in shown.rows],
-            shown.headings,
+            [escape(heading) for heading in shown.headings],
             tablefmt=style,
             colalign=align,
             disable_numparse=True,

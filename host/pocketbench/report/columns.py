@@ -39,7 +39,7 @@ def table(results: Sequence[Result]) -> Table:
     right = [column.right for column in columns]
     base = next((position for position, result in enumerate(results) if result.status == "OK"), None)
     if len(results) > 1 and base is not None:
-        place = headings.index("p90")
+        place = headings.index("p90 ms")
         headings.insert(place, f"time vs #{base + 1}")
         right.insert(place, True)
         for row, result in zip(rows, results, strict=True):
@@ -66,10 +66,11 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     several = {
         "device": len({r.device for r in results}) > 1,
         "delegate": any(r.delegate.requested != "cpu" for r in results),
-        "accuracy": any(r.accuracy is not None for r in results),
         "cpus": any(r.cpus for r in results),
         "number": len(results) > 1 or any(reason.severity != "note" for r in results for reason in r.reasons),
     }
+    metrics = {printable(r.accuracy.metric) for r in results if r.accuracy is not None}
+    accuracy = metrics.pop() if len(metrics) == 1 else "accuracy" if metrics else None
     numbers = {id(result): str(number) for number, result in enumerate(results, 1)}
     made = [
         Column("#", lambda r: numbers[id(r)]) if several["number"] else None,
@@ -79,13 +80,13 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("delegate", _delegate, right=False) if several["delegate"] else None,
         Column("threads", lambda r: str(r.threads)),
         Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
-        Column("size", lambda r: f"{r.model.bytes / 1e6:.2f} MB"),
-        Column("load", lambda r: _ms(r.load_ms)),
-        Column("first", lambda r: _ms(r.first_inference_ms)),
-        Column("p50 [95 %]", _p50),
-        Column("p90", lambda r: _ms(r.latency_ms.p90 if r.latency_ms else None)),
-        Column("memory", lambda r: _number(r.memory_mb.peak if r.memory_mb else None, "{:.0f} MB")),
-        Column("accuracy", _accuracy) if several["accuracy"] else None,
+        Column("size MB", lambda r: significant(r.model.bytes / 1e6)),
+        Column("load ms", lambda r: _number(r.load_ms)),
+        Column("first ms", lambda r: _number(r.first_inference_ms)),
+        Column("p50 ms [95 %]", _p50),
+        Column("p90 ms", lambda r: _number(r.latency_ms.p90 if r.latency_ms else None)),
+        Column("memory MB", lambda r: _number(r.memory_mb.peak if r.memory_mb else None)),
+        Column(f"{accuracy} [95 %]", lambda r: _accuracy(r, named=accuracy == "accuracy")) if accuracy else None,
         Column("status", lambda r: r.status, right=False),
         Column("reasons", _reasons, right=False),
     ]
@@ -104,29 +105,24 @@ def significant(value: float) -> str:
     return f"{value:.2f}" if size >= 1 else f"{value:.3g}"
 
 
-def _ms(value: float | None) -> str:
-    return MISSING if value is None else f"{significant(value)} ms"
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None else form.format(value)
+def _number(value: float | None) -> str:
+    return MISSING if value is None else significant(value)
 
 
 def _p50(result: Result) -> str:
     latency = result.latency_ms
     if latency is None:
         return MISSING
-    if latency.ci95 is None:
-        return f"{significant(latency.p50)} ms"
-    return f"{significant(latency.p50)} ms [{significant(latency.ci95[0])}, {significant(latency.ci95[1])}]"
+    interval = f" [{significant(latency.ci95[0])}, {significant(latency.ci95[1])}]" if latency.ci95 else ""
+    return significant(latency.p50) + interval
 
 
-def _accuracy(result: Result) -> str:
+def _accuracy(result: Result, named: bool) -> str:
     found = result.accuracy
     if found is None:
         return MISSING
     interval = f" [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]" if found.ci95 else ""
-    return f"{printable(found.metric)} {found.value:.3f}{interval}"
+    return (f"{printable(found.metric)} " if named else "") + f"{found.value:.3f}{interval}"
 
 
 def _delegate(result: Result) -> str:
