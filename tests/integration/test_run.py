@@ -67,7 +67,7 @@ def test_every_format_says_the_same(bench: Bench) -> None:
     """Table, Markdown and CSV of one model; a file gets what stdout would."""
     case = ("--device", "local", "--model", bench.null(sleep_ms=2), *QUICK)
     table = bench(*case).stdout
-    assert re.search(r"model +null 1 +1 +2e-05 .* OK ", table)
+    assert re.search(r"model +null 1 +1 +0.00 .* OK ", table)
     assert "notes: " in table
     markdown = bench(*case, "--format", "markdown").stdout
     assert re.search(r"\| model +\| null 1 +\| +1 \|", markdown)

@@ -80,7 +80,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("delegate", _delegate, right=False) if several["delegate"] else None,
         Column("threads", lambda r: str(r.threads)),
         Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
-        Column("size MB", lambda r: significant(r.model.bytes / 1e6)),
+        Column("size MB", lambda r: f"{r.model.bytes / 1e6:.2f}"),
         Column("load ms", lambda r: _number(r.load_ms)),
         Column("first ms", lambda r: _number(r.first_inference_ms)),
         Column("p50 ms [95 %]", _p50),
