@@ -15,8 +15,8 @@ bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine
 	  --model $(DIGITS)-float.tflite --model $(DIGITS)-int8.tflite \
 	  --model $(DIGITS)-float.onnx --model $(DIGITS)-int8.onnx
 
-test: check protos-check  ## Lint, types, and all tests but the slow ones.
-	$(BIN)/python -m pytest -m "not slow" tests
+test: check protos-check  ## Lint, types, wire code, and all tests.
+	$(BIN)/python -m pytest tests
 
 check: $(VENV)/.dev  ## Format, lint and types.
 	$(BIN)/ruff format --check .

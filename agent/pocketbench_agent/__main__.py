@@ -63,7 +63,7 @@ def main() -> int:
     if arguments.end_with_stdin:
         threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
     while not stop.wait(1.0):
-        if guard.idle_s() > arguments.idle and not agent.jobs.busy():
+        if guard.idle_s() > arguments.idle and not agent.jobs.busy() and not agent.lease.in_force():
             break
     agent.jobs.close()
     server.stop(1.0).wait()

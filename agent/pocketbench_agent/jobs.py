@@ -38,6 +38,7 @@ class _Job:
     last_seq: int = 0
     offsets: list[int] = field(default_factory=list)
     cancelled: bool = False
+    unwritten: pb.Event | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -109,6 +110,8 @@ class Jobs:
                             yield event
                 seq = last + 1
             elif done:
+                if job.unwritten is not None:
+                    yield job.unwritten
                 return
 
     def cancel(self, job_id: str) -> pb.JobState:
@@ -178,13 +181,16 @@ class Jobs:
                 ended = self._run(job)
             except OSError as error:
                 ended = pb.Ended(how=pb.Ended.ERROR, stage="agent", message=f"{error.strerror}: {error.filename or ''}")
+            last = pb.Event(mono_ns=time.perf_counter_ns(), ended=ended)
             try:
-                self._record(job, pb.Event(mono_ns=time.perf_counter_ns(), ended=ended))
-            finally:
-                release_files(job.job, self._cache)
-                with job.changed:
-                    job.state = pb.JobState.DONE
-                    job.changed.notify_all()
+                self._record(job, last)
+            except OSError:
+                # A full disk must not cost the answer, nor the jobs that come after.
+                last.seq, job.unwritten = job.last_seq + 1, last
+            release_files(job.job, self._cache)
+            with job.changed:
+                job.state = pb.JobState.DONE
+                job.changed.notify_all()
 
     def _run(self, job: _Job) -> pb.Ended:
         if job.cancelled:

@@ -54,6 +54,11 @@ class Lease:
                 self._until = 0.0
             return Held(0, "", 0)
 
+    def in_force(self) -> bool:
+        """Does anybody hold it?"""
+        with self._lock:
+            return self._until > time.monotonic()
+
     def valid(self, epoch: int) -> bool:
         """Is this epoch the one in force?"""
         with self._lock:

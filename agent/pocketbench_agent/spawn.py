@@ -32,12 +32,16 @@ class Worker:
         self._ended: pb.Ended | None = None
         self._broken = ""
         self._oom_before = device_info.oom_kills()
+        # With -m Python looks into the working directory first, and the job's folder holds names that the model
+        # chose: an external data file called numpy.py must stay data.
+        neutral = home / "empty"
+        neutral.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
-            WORKER,
+            [*WORKER, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=folder,
+            cwd=neutral,
             env=_environment(job, home),
             start_new_session=True,
         )

@@ -24,6 +24,8 @@ from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, Runtime, TensorInfo, create
 
 OTHER_SEED = 0x5EED
+# Larger outputs are not fetched for comparison: they would not fit through one message of the wire.
+KEPT_BYTES = 128 * 1024 * 1024
 S = 1_000_000_000
 
 
@@ -62,6 +64,8 @@ class Emitter:
 def main() -> int:
     """Run the one job on stdin. The exit code is 0 whenever an Ended event could be written."""
     stdin, stdout = sys.stdin.buffer, _private_stdout()
+    if len(sys.argv) > 1:
+        os.chdir(sys.argv[1])
     emitter = Emitter(stdout)
     try:
         job = read_message(stdin, pb.Job)
@@ -96,6 +100,9 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
             os.sched_setaffinity(0, job.placement.cpus)
         except (OSError, AttributeError) as error:
             raise StageError(f"--cpus {','.join(map(str, job.placement.cpus))}: {error}") from error
+        missing = sorted(set(job.placement.cpus) - os.sched_getaffinity(0))
+        if missing:
+            raise StageError(f"--cpus: this device has no core {', '.join(map(str, missing))}")
     _memory(emitter, "start")
     emitter.begin("runtime")
     runtime: Runtime = create(job.program.runtime, job.program.runtime_class)
@@ -122,34 +129,26 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
         else:
             arrays = inputs.seeded(facts.inputs, job.program.seed)
         _measure(job, runtime, facts, arrays, emitter)
-    _memory(emitter, "peak")
     runtime.close()
 
 
 def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Array], emitter: Emitter) -> None:
     plan = job.plan
-    emitter.begin("first")
     moves = loop.Moves(lambda: runtime.bind(arrays), runtime.run, runtime.read)
+    emitter.begin("first")
     moves.bind()
     begin = loop.CLOCK()
     runtime.run()
-    outputs = runtime.read()
+    runtime.read()
     emitter.send(samples=pb.Samples(phase="first", run_ns=[loop.CLOCK() - begin], io_ns=[0], every=1))
-    emitter.begin("outputs")
-    kept = [array.copy() for array in outputs]
-    emitter.send(outputs=_output_facts(kept, facts, _constant(runtime, facts, kept)))
-    if plan.keep_outputs:
-        emitter.send(tensors=_tensors(kept, facts.outputs))
     if job.phase == "reference":
+        _outputs(job, runtime, facts, arrays, emitter)
         return
     gc.collect()
     gc.freeze()
     gc.disable()
     emitter.begin("probe")
     probe = loop.probe(moves)
-    emitter.send(
-        synchronisation=pb.Synchronisation(run_ns=probe.run_ns, read_ns=probe.read_ns, reread_ns=probe.reread_ns)
-    )
     emitter.begin("warm_up")
     warm = loop.warm_up(
         moves,
@@ -164,20 +163,20 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
     cpu_after, after = time.process_time_ns(), _conditions()
     gc.enable()
     emitter.begin("report")
+    # Before the checks, whose copies are the harness's and not the model's.
+    _memory(emitter, "peak")
+    emitter.send(
+        synchronisation=pb.Synchronisation(run_ns=probe.run_ns, read_ns=probe.read_ns, reread_ns=probe.reread_ns)
+    )
     emitter.send(warm_up=pb.WarmUp(runs=warm.runs, steady=warm.steady))
-    for phase, kept_samples in (("warm_up", warm.samples), ("timed", samples)):
-        emitter.send(
-            samples=pb.Samples(
-                phase=phase,
-                run_ns=kept_samples.run_ns,
-                io_ns=kept_samples.io_ns,
-                every=kept_samples.every,
-            )
-        )
+    for phase, kept in (("warm_up", warm.samples), ("timed", samples)):
+        emitter.send(samples=pb.Samples(phase=phase, run_ns=kept.run_ns, io_ns=kept.io_ns, every=kept.every))
     (t0, first), (t1, last) = before, after
     emitter.reading("worker", "cpu_time", "ns", (t0, cpu_before), (t1, cpu_after))
     for (source, quantity, unit), value in first.items():
         emitter.reading(source, quantity, unit, (t0, value), (t1, last[source, quantity, unit]))
+    _outputs(job, runtime, facts, arrays, emitter)
+    emitter.begin("placement")
     emitter.send(placed=_placed(runtime.placement()))
 
 
@@ -200,35 +199,52 @@ def _memory(emitter: Emitter, point: str) -> None:
     emitter.reading("memory", point, "bytes", (time.perf_counter_ns(), value))
 
 
-def _constant(runtime: Runtime, facts: ModelFacts, outputs: list[Array]) -> bool | None:
-    """Do other inputs give the very same outputs? None where the other inputs are refused."""
+def _outputs(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Array], emitter: Emitter) -> None:
+    """What the outputs are like, whether they depend on the inputs, and where asked for, the outputs themselves."""
+    emitter.begin("outputs")
+    outputs = runtime.read()
+    made = pb.OutputFacts(outputs=[_fact(a, info) for a, info in zip(outputs, facts.outputs, strict=True)])
+    if job.plan.keep_outputs and sum(array.nbytes for array in outputs) <= KEPT_BYTES:
+        emitter.send(tensors=_tensors(outputs, facts.outputs))
+    constant = _constant(runtime, facts, arrays, [output.sha256 for output in made.outputs])
+    made.constant_checked, made.constant = constant is not None, bool(constant)
+    emitter.send(outputs=made)
+
+
+def _constant(runtime: Runtime, facts: ModelFacts, arrays: list[Array], digests: list[bytes]) -> bool | None:
+    """Do other inputs give the very same outputs? None where there are no other inputs, or they are refused."""
+    others = inputs.seeded(facts.inputs, OTHER_SEED)
+    if all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True)):
+        return None
     try:
-        runtime.bind(inputs.seeded(facts.inputs, OTHER_SEED))
+        runtime.bind(others)
         runtime.run()
-        others = runtime.read()
+        outputs = runtime.read()
     except (StageError, ValueError):
         return None
-    return bool(outputs) and all(
-        a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in zip(outputs, others, strict=True)
+    if not any(array.size for array in outputs):
+        return None
+    return [_digest(array) for array in outputs] == digests
+
+
+def _fact(array: Array, info: TensorInfo) -> pb.OutputFact:
+    floating = array.dtype.kind == "f"
+    return pb.OutputFact(
+        name=info.alias or info.name,
+        values=array.size,
+        nan=int(np.isnan(array).sum()) if floating else 0,
+        inf=int(np.isinf(array).sum()) if floating else 0,
+        sha256=_digest(array),
+        dtype=array.dtype.name,
+        shape=array.shape,
     )
 
 
-def _output_facts(outputs: list[Array], facts: ModelFacts, constant: bool | None) -> pb.OutputFacts:
-    made = pb.OutputFacts(constant_checked=constant is not None, constant=bool(constant))
-    for array, info in zip(outputs, facts.outputs, strict=True):
-        floating = array.dtype.kind == "f"
-        made.outputs.append(
-            pb.OutputFact(
-                name=info.name,
-                values=array.size,
-                nan=int(np.isnan(array).sum()) if floating else 0,
-                inf=int(np.isinf(array).sum()) if floating else 0,
-                sha256=hashlib.sha256(array.tobytes()).digest(),
-                dtype=array.dtype.name,
-                shape=array.shape,
-            )
-        )
-    return made
+def _digest(array: Array) -> bytes:
+    """Of the values and the shape, without a copy of them."""
+    digest = hashlib.sha256(repr(array.shape).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def _score(runtime: Runtime, facts: ModelFacts, stdin: BinaryIO, emitter: Emitter) -> None:
@@ -249,6 +265,11 @@ def _score(runtime: Runtime, facts: ModelFacts, stdin: BinaryIO, emitter: Emitte
         begin = loop.CLOCK()
         runtime.run()
         outputs = runtime.read()
+        size = sum(array.nbytes for array in outputs)
+        if size > KEPT_BYTES:
+            raise StageError(
+                f"outputs of {size / 1e6:.0f} MB are more than scoring carries ({KEPT_BYTES / 1e6:.0f} MB)"
+            )
         answer = _tensors(outputs, facts.outputs)
         answer.id, answer.run_ns = message.id, loop.CLOCK() - begin
         emitter.send(tensors=answer)
@@ -257,7 +278,7 @@ def _score(runtime: Runtime, facts: ModelFacts, stdin: BinaryIO, emitter: Emitte
 def _tensors(arrays: Sequence[Array], infos: Sequence[TensorInfo]) -> pb.Tensors:
     return pb.Tensors(
         t=[
-            pb.Tensor(name=info.name, dtype=array.dtype.name, shape=array.shape, data=array.tobytes())
+            pb.Tensor(name=info.alias or info.name, dtype=array.dtype.name, shape=array.shape, data=array.tobytes())
             for array, info in zip(arrays, infos, strict=True)
         ]
     )

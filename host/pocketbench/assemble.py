@@ -57,7 +57,7 @@ def assemble(
     processes: Sequence[Process],
     context: Context,
     failures: Sequence[Reason] = (),
-    fidelity: Sequence[Fidelity] = (),
+    fidelity: Sequence[Fidelity] | None = (),
     accuracy: Accuracy | None = None,
 ) -> Result:
     """The judged result of a case; `failures` are reasons of scope case found outside its processes."""
@@ -118,7 +118,7 @@ def assemble(
         temperature_c=_temperature(good),
         cpu_mhz=_clock(good),
         accuracy=accuracy,
-        fidelity=tuple(fidelity) or None,
+        fidelity=tuple(fidelity) if fidelity else None,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
         plan=context.plan,
         environment=_environment(context.device, facts),

@@ -32,6 +32,8 @@ def compare(before: Result, after: Result, same_run: bool, spread: float, spread
         return None
     if same_run and before.device == after.device and len(old) == len(new):
         return Comparison(stats.ratio_paired(old, new), True, 0.0, True)
+    if same_run and before.device == after.device:
+        spread = 0.0
     return Comparison(stats.ratio_unpaired(old, new, spread), False, spread, spread_known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ INTEGER_STEPS = 1.0
 
 
 def compare(outputs: Sequence[Output], reference: Sequence[Output]) -> list[Fidelity]:
-    """One Fidelity an output, in stored values; an output that has no counterpart of its shape is not comparable."""
-    by_name = {output.name: output.array for output in reference}
-    return [_compare(output.name, output.array, by_name.get(output.name)) for output in outputs]
+    """One Fidelity an output, in stored values; by position, for names may clash; an output without
+    a counterpart of its shape is not comparable."""
+    return [
+        _compare(ours.name, ours.array, theirs.array if theirs is not None else None)
+        for ours, theirs in zip_longest(outputs, reference[: len(outputs)])
+    ]
 
 
 def _compare(name: str, array: NDArray[Any], reference: NDArray[Any] | None) -> Fidelity:

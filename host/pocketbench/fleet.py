@@ -17,7 +17,7 @@ from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Request
 from pocketbench.progress import Progress
-from pocketbench.results import Result
+from pocketbench.results import Result, samples_of
 from pocketbench.store.store import Store
 from pocketbench.workload import Workload
 
@@ -41,11 +41,15 @@ def run(
     progress: Progress,
     inputs: PlacedFile | None = None,
     workload: Workload | None = None,
+    resumed: bool = False,
 ) -> Outcome:
     """Measure every case that has no result in the store yet."""
     stop = threading.Event()
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
-    done = store.results(run_id)
+    done = {
+        key: replace(result, samples_ns=samples_of(measured.get(key, {})))
+        for key, result in store.results(run_id).items()
+    }
     lanes = [
         Lane(
             device=name,
@@ -58,6 +62,7 @@ def run(
             stop=stop,
             inputs=inputs,
             workload=workload,
+            resumed=resumed,
             measured=measured,
             results={case.key: done[case.key] for case in request.cases if case.key in done and case.device == name},
         )
@@ -65,19 +70,19 @@ def run(
     ]
     errors: list[BaseException] = []
     threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device) for lane in lanes]
-    with _signals(stop):
+    with _signals(stop, lanes):
         for thread in threads:
             thread.start()
         interrupted = _join(threads, lanes, stop, progress)
     if errors:
         raise errors[0]
-    if not interrupted:
+    found = {key: result for lane in lanes for key, result in lane.results.items()}
+    if not interrupted and len(found) == len({case.key for case in request.cases}):
         try:
             store.finish_run(run_id)
         except StoreError as error:
             # The results are stored or spooled; losing the report for this mark would be the worse end.
             progress.say(f"warning: the run could not be marked as complete: {error}")
-    found = {key: result for lane in lanes for key, result in lane.results.items()}
     return Outcome(_warned([found[case.key] for case in request.cases if case.key in found]), interrupted)
 
 
@@ -106,12 +111,14 @@ def _join(
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
+def _signals(stop: threading.Event, lanes: Sequence[Lane]) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) sets `stop`; a second ends the process where it stands."""
 
     def handle(*_: object) -> None:
         if stop.is_set():
             # The agents end with their stdin; nothing is left to tidy that the store would miss.
+            for lane in lanes:
+                lane.abandon()
             os._exit(INTERRUPTED)
         stop.set()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +22,12 @@ from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, StoreError
 from pocketbench.gate import Gate
-from pocketbench.measurement import Device, Ended, Output, Process
+from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
 from pocketbench.results import Accuracy, Fidelity, Reason, Result
-from pocketbench.session import JobFiles, NoSpaceOnDevice, Session, WorkerEnded
+from pocketbench.session import JobFiles, NoSpaceOnDevice, Session
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store
 from pocketbench.transports import Transport, create
@@ -51,15 +50,18 @@ class Lane:
     stop: threading.Event
     inputs: PlacedFile | None = None
     workload: work.Workload | None = None
+    resumed: bool = False
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Set when somebody else has the device now: from then on nothing is measured or stored.
+        self._fenced = threading.Event()
         self._session: Session | None = None
         self._transport: Transport | None = None
         self._gate: Gate | None = None
         self._info: Device | None = None
-        self._scores: dict[tuple[object, ...], Accuracy | Reason] = {}
+        self._scores: dict[tuple[object, ...], Accuracy | Reason | Ended] = {}
         self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
         self._processes: dict[str, dict[int, Process]] = {
@@ -94,6 +96,10 @@ class Lane:
         if self._session is not None:
             self._session.cancel()
 
+    def abandon(self) -> None:
+        """The process is about to end without more ado: leave no files."""
+        self._scratch.cleanup()
+
     def _steps(self) -> int:
         scores = len({_program(case) for case in self._open_cases}) if self.workload is not None else 0
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
@@ -101,16 +107,17 @@ class Lane:
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
-        # Every machine has a `local`: in a shared store they are different devices.
-        place = f"@{socket.gethostname()}" if self.entry.transport == "local" else ""
-        lease = leases.take(self.store, self.device + place, leases.owner())
+        lease = leases.take(self.store, leases.place(self.device, self.entry.transport), leases.owner())
         ended = threading.Event()
 
         def renew() -> None:
             # A store that is away for a moment costs neither the lane nor, soon enough renewed, the lease.
             while not ended.wait(leases.TTL_S / 3):
                 with contextlib.suppress(StoreError):
-                    leases.renew(self.store, lease)
+                    if not leases.renew(self.store, lease):
+                        self._fenced.set()
+                        self.cancel()
+                        return
 
         threading.Thread(target=renew, name=f"{self.device}-store-lease", daemon=True).start()
         try:
@@ -133,13 +140,14 @@ class Lane:
 
     def _connect(self) -> None:
         assert self._transport is not None
-        command = deploy.local_command(deploy.local_home())
-        running = deploy.start(self.device, self._transport, command)
+        running = deploy.start(self.device, self._transport, deploy.local_command(deploy.local_home()))
         session = Session(self.device, running, leases.owner())
         session.open()
         self._session, self._info = session, session.info
-        cooldown = self.request.plan.cooldown_s
         if self._gate is None:
+            cooldown = self.request.plan.cooldown_s
+            if cooldown is None and isinstance(self.entry.cooldown, float):
+                cooldown = self.entry.cooldown
             self._gate = Gate(lambda window: self._live().observe(window), cooldown, self.stop)
 
     def _disconnect(self) -> None:
@@ -162,6 +170,7 @@ class Lane:
                     continue
                 if self.stop.is_set():
                     return
+                self._check_fence()
                 self.progress.step(self.device, f"round {index + 1} of {len(self._order)}: {case.label}")
                 self._measure(case, index)
 
@@ -198,9 +207,14 @@ class Lane:
 
     def _keep(self, case: Case, process: Process) -> None:
         """Into the store first; only then may the agent forget it."""
+        self._check_fence()
         self._processes[case.key][process.round] = process
         self.store.save_process(self.run_id, case.key, process)
         self._acknowledge(process)
+
+    def _check_fence(self) -> None:
+        if self._fenced.is_set():
+            raise DeviceBusy(f"{self.device}: the lease ended while this host stood still, and somebody else took it")
 
     def _acknowledge(self, process: Process) -> None:
         if process.job_id:
@@ -224,11 +238,16 @@ class Lane:
             if self.workload is None or key in self._scores or self.stop.is_set():
                 continue
             self.progress.step(self.device, f"accuracy: {case.label}")
-            self._scores[key] = self._score(case)
+            scored = self._score(case)
+            if scored is None:
+                return
+            self._scores[key] = scored
         for case in self._open_cases:
             scored = self._scores.get(_program(case))
             if isinstance(scored, Reason):
                 self._failures[case.key].append(scored)
+            elif isinstance(scored, Ended) and 0 not in self._processes[case.key]:
+                self._keep(case, Process(0, scored))
 
     def _finish(self) -> None:
         """Outputs against the reference for each case that ran, then its result."""
@@ -237,7 +256,7 @@ class Lane:
             dead = self._is_dead(case.key)
             if not dead and len(self._processes[case.key]) < len(self._order):
                 continue
-            compared: list[Fidelity] = []
+            compared: list[Fidelity] | None = []
             if not dead:
                 self.progress.step(self.device, f"outputs against the reference: {case.label}")
                 compared = self._fidelity(case, references)
@@ -246,44 +265,54 @@ class Lane:
             scored = self._scores.get(_program(case))
             self._end(case, compared, scored if isinstance(scored, Accuracy) else None)
 
-    def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity]:
-        """This case's outputs against one CPU thread; the reference is made once a model and runtime."""
+    def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
+        """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
+        files = self._files(case)
         reference_case = replace(case, delegate="cpu", threads=1, cpus=())
-        key = _program(reference_case)
+        key = (*_program(reference_case), files.inputs and files.inputs.sha256)
         if key not in references:
-            references[key] = self._outputs(reference_case)
-        reference, ours = references[key], self._outputs(case)
+            references[key] = self._outputs(reference_case, files)
+        reference, ours = references[key], self._outputs(case, files)
         if reference is None or ours is None:
-            return []
+            return None
         return fidelity.compare(ours, reference)
 
-    def _outputs(self, case: Case) -> list[Output] | None:
+    def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:
-            ended, outputs = self._live().reference(case, self.request.plan, self._files(case))
-        except DeviceBusy:
-            raise
-        except (DeviceLost, NoSpaceOnDevice):
+            ended, outputs = self._live().reference(case, self.request.plan, files)
+        except DeviceLost:
             self._reconnect()
             return None
-        return outputs if ended.how == "ok" else None
+        except NoSpaceOnDevice:
+            return None
+        return outputs if ended.how == "ok" and outputs else None
 
-    def _score(self, case: Case) -> Accuracy | Reason:
-        """Accuracy computed through the agent, or the reason why there is none."""
+    def _score(self, case: Case) -> Accuracy | Reason | Ended | None:
+        """Accuracy computed through the agent, why there is none, how the worker ended, or None when stopped."""
         assert self.workload is not None
-        try:
-            with self._live().scoring(case, self.request.plan, self._files(case)) as scorer:
-                predict = work.DevicePredict(scorer.call, scorer.facts)
-                score = self.workload.score(predict)
-            if self.inputs is None and predict.first is not None:
-                self._real_inputs[_program(case)] = self._keep_inputs(predict.first)
-            return work.accuracy(score, SCORE_SEED)
-        except work.WorkloadFailed as error:
-            return case_reason("workload_failed", str(error))
-        except WorkerEnded as error:
-            return case_reason("workload_failed", f"the model gave up while it was scored: {error.ended.message}")
-        except DeviceLost as error:
-            self._reconnect()
-            return case_reason("device_lost", str(error))
+        lost = ""
+        for _ in range(ATTEMPTS):
+            try:
+                with self._live().scoring(case, self.request.plan, self._files(case)) as scorer:
+                    predict = work.DevicePredict(scorer.call, scorer.facts)
+                    score = self.workload.score(predict)
+                if self.inputs is None and predict.first is not None:
+                    self._real_inputs[_program(case)] = self._keep_inputs(predict.first)
+                return work.accuracy(score, SCORE_SEED)
+            except work.WorkloadFailed as error:
+                return None if self.stop.is_set() else case_reason("workload_failed", str(error))
+            except WorkerEnded as error:
+                return None if self.stop.is_set() else error.ended
+            except NoSpaceOnDevice as error:
+                return Ended("error", "push", str(error))
+            except NotReachable as error:
+                return case_reason("not_available", str(error))
+            except DeviceLost as error:
+                if self.stop.is_set():
+                    return None
+                lost = str(error)
+                self._reconnect()
+        return case_reason("device_lost", f"{lost} (twice, while it was scored)")
 
     def _keep_inputs(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
         """The workload's first item as an .npz by position, for the timed runs."""
@@ -296,7 +325,7 @@ class Lane:
         inputs = self.inputs or self._real_inputs.get(_program(case))
         return JobFiles(inputs, archive(case.runtime, self._live().info))
 
-    def _end(self, case: Case, compared: Sequence[Fidelity], accuracy: Accuracy | None) -> None:
+    def _end(self, case: Case, compared: Sequence[Fidelity] | None, accuracy: Accuracy | None) -> None:
         processes = [self._processes[case.key][k] for k in sorted(self._processes[case.key])]
         result = assemble(case, processes, self._context(), self._failures[case.key], compared, accuracy)
         self.store.save_result(self.run_id, case.key, result)
@@ -308,7 +337,9 @@ class Lane:
 
     def _end_all(self, reason: Reason) -> None:
         """The device is out of reach: every case without a result ends with that reason."""
-        if self.stop.is_set():
+        # A refused resume must not end cases that another host is measuring, nor a fenced one cases that it lost.
+        if self.stop.is_set() or self._fenced.is_set() or (self.resumed and self._info is None):
+            self.progress.say(reason.message)
             return
         for case in self._open_cases:
             if case.key not in self.results:
@@ -333,4 +364,5 @@ class Lane:
 
 def _program(case: Case) -> tuple[object, ...]:
     """What decides a case's outputs: thread counts and cores share one score."""
-    return (case.model.sha256, str(case.runtime), case.delegate, case.shapes, case.signature)
+    files = tuple((file.name, file.sha256) for file in case.model.files)
+    return (files, str(case.runtime), case.delegate, case.shapes, case.signature)

@@ -104,6 +104,14 @@ class Ended:
     log_tail: tuple[str, ...] = ()
 
 
+class WorkerEnded(Exception):
+    """The worker of a scoring stream ended; how is in `ended`."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.message)
+        self.ended = ended
+
+
 @dataclass(frozen=True)
 class Process:
     """One worker process of one case. Spans are nanoseconds; empty arrays where a phase was not reached."""

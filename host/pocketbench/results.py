@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from statistics import median
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pocketbench.measurement import Process
+
 R = TypeVar("R")
 
 STATUSES = ("OK", "INVALID", "FALLBACK", "FAILED", "TIMEOUT", "CRASHED", "LOST", "SKIPPED")
@@ -270,6 +272,11 @@ class Result:
             "accuracy": self.accuracy.value if self.accuracy else None,
         }
         return values[name]
+
+
+def samples_of(processes: Mapping[int, Process]) -> tuple[tuple[int, ...], ...]:
+    """Timed runs of the processes that ended well, in the order of rounds."""
+    return tuple(tuple(p.run_ns.tolist()) for _, p in sorted(processes.items()) if p.ended.how == "ok")
 
 
 def to_doc(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
-from pocketbench.measurement import Device, Ended, Facts, Observation, Output, Process
+from pocketbench.measurement import Device, Ended, Observation, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
@@ -74,6 +76,7 @@ class Session:
         self._closed = threading.Event()
         self._have: set[str] = set()
         self._running = ""
+        self._scorer: Scorer | None = None
 
     def open(self) -> None:
         """Handshake and lease. NotReachable, or DeviceBusy with who holds it and for how long."""
@@ -145,14 +148,18 @@ class Session:
         """A loaded model that answers arrays with arrays."""
         job = self._job(case, plan, files, "score", 0)
         job.deadline_s = 24 * 3600
-        scorer = Scorer(self, job)
+        self._scorer = scorer = Scorer(self, job, plan.deadline_s)
         try:
             yield scorer
         finally:
+            self._scorer = None
             scorer.close()
 
     def cancel(self) -> None:
         """End the running job now, from another thread; a device that is gone needs no cancelling."""
+        scorer = self._scorer
+        if scorer is not None:
+            scorer.cancel()
         with contextlib.suppress(DeviceError), self._errors():
             if self._running:
                 self._stub.Cancel(pb.JobRef(job_id=self._running), **self._call())
@@ -207,7 +214,7 @@ class Session:
     def _translate(self, error: grpc.RpcError) -> DeviceError:
         code = error.code() if isinstance(error, grpc.Call) else None
         message = f"{self.device}: {_detail(error)}"
-        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in message:
             return NoSpaceOnDevice(message)
         if code == grpc.StatusCode.PERMISSION_DENIED:
             return DeviceBusy(message)
@@ -215,46 +222,59 @@ class Session:
 
 
 class Scorer:
-    """A stream of inferences; `call` raises WorkerEnded when the worker gave up."""
+    """A stream of inferences; `call` raises WorkerEnded when the worker gave up, hung or was told to stop."""
 
-    def __init__(self, session: Session, job: pb.Job) -> None:
-        self._session = session
+    def __init__(self, session: Session, job: pb.Job, patience_s: float) -> None:
+        self._session, self._patience_s = session, patience_s
         self._requests = wire.Requests(job)
         self._answers = session._stub.Infer(iter(self._requests), metadata=session._metadata())
-        self.facts = self._first_facts()
+        self._timed_out = False
+        self._asked_s = time.monotonic()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name=f"{session.device}-scoring", daemon=True).start()
+        self.facts = wire.facts(self._next("facts").facts)
 
     def call(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs for inputs, both in stored values, in the file's order."""
+        self._asked_s = time.monotonic()
         self._requests.send(wire.tensors(arrays))
         event = self._next("tensors")
+        self._asked_s = math.inf
         return wire.arrays(event.tensors)
+
+    def cancel(self) -> None:
+        """End the stream now."""
+        self._answers.cancel()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """No more inferences; a stream that is gone already needs no closing."""
+        self._closed.set()
         self._requests.end()
-        with contextlib.suppress(grpc.RpcError):
-            for _ in self._answers:
-                pass
+        self._answers.cancel()  # type: ignore[no-untyped-call]
 
-    def _first_facts(self) -> Facts:
-        return wire.facts(self._next("facts").facts)
+    def _watch(self) -> None:
+        """No call waits for ever: a model that hangs ends as timed out."""
+        while not self._closed.wait(1.0):
+            if time.monotonic() - self._asked_s > self._patience_s:
+                self._timed_out = True
+                self.cancel()
+                return
 
-    def _next(self, kind: str) -> pb.Event:
-        with self._session._errors():
+    def _next(self, kind: Literal["facts", "tensors"]) -> pb.Event:
+        try:
             for event in self._answers:
                 if event.HasField("ended"):
                     raise WorkerEnded(wire.ended(event.ended))
-                if event.HasField(kind):  # type: ignore[arg-type]
+                if event.HasField(kind):
                     return event
+        except grpc.RpcError as error:
+            if self._timed_out:
+                message = f"an inference did not end within {self._patience_s:.0f} s"
+                raise WorkerEnded(Ended("timeout", "score", message)) from error
+            if isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.CANCELLED:
+                raise WorkerEnded(Ended("cancelled", "score", "stopped")) from error
+            raise self._session._translate(error) from error
         raise DeviceLost(f"{self._session.device}: the scoring stream ended early")
-
-
-class WorkerEnded(Exception):
-    """The worker of a scoring stream ended; how is in `ended`."""
-
-    def __init__(self, ended: Ended) -> None:
-        super().__init__(ended.message)
-        self.ended = ended
 
 
 def _chunks(file: PlacedFile, offset: int) -> Iterator[chunks.Chunk]:

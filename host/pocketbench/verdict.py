@@ -40,7 +40,7 @@ class Evidence:
 
     processes: Sequence[Process]
     latency: Latency | None
-    fidelity: Sequence[Fidelity]
+    fidelity: Sequence[Fidelity] | None
     delegate: str
     null_runtime: bool
     has_thermal_sensor: bool
@@ -100,7 +100,7 @@ def output_nan(e: Evidence) -> Reason | None:
 
 def output_mismatch(e: Evidence) -> Reason | None:
     """An output differs from the reference: same file, same runtime, same bytes, on the host's CPU."""
-    for fidelity in e.fidelity:
+    for fidelity in e.fidelity or ():
         if not within_tolerance(fidelity):
             shown = f"cosine {fidelity.cosine:.4f}" if fidelity.cosine is not None else "not comparable"
             far = f", off by up to {fidelity.max_abs:.3g}" if fidelity.max_abs is not None else ""
@@ -211,7 +211,7 @@ def output_constant(e: Evidence) -> Reason | None:
 
 def inputs_random(e: Evidence) -> Reason | None:
     """The timed runs used seeded inputs, not real ones."""
-    if not any(p.facts and p.facts.inputs_from == "seed" for p in e.processes):
+    if not any(p.facts and p.facts.inputs and p.facts.inputs_from == "seed" for p in e.processes):
         return None
     return Reason("inputs_random", "note", "latency", "timed on seeded random inputs; --inputs gives real ones")
 
@@ -244,6 +244,13 @@ def no_thermal_sensor(e: Evidence) -> Reason | None:
     return Reason("no_thermal_sensor", "note", "latency", "no temperature can be read: a fixed rest between processes")
 
 
+def fidelity_unavailable(e: Evidence) -> Reason | None:
+    """Outputs could not be compared: the reference does not run here, or they are too large to fetch."""
+    if e.fidelity is not None:
+        return None
+    return Reason("fidelity_unavailable", "note", "accuracy", "outputs could not be compared with the reference")
+
+
 CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     unsynchronised,
     implausible_latency,
@@ -264,6 +271,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     frequency_unpinned,
     percentile_withheld,
     no_thermal_sensor,
+    fidelity_unavailable,
 )
 
 
@@ -293,12 +301,12 @@ def runtime_differs(versions: Mapping[str, set[str]]) -> dict[str, Reason]:
 
 
 def run_delay_share(processes: Sequence[Process]) -> float | None:
-    """Time that the worker was ready but had no core, as a share of the timed phases."""
+    """Of the time that the worker's threads wanted a core, the share that they had to wait for one."""
     shares = []
     for process in processes:
-        reading = process.reading("worker", "run_delay")
-        if reading is not None and reading.change is not None and reading.t_ns[-1] > reading.t_ns[0]:
-            shares.append(reading.change / (reading.t_ns[-1] - reading.t_ns[0]))
+        waited, ran = process.reading("worker", "run_delay"), process.reading("worker", "cpu_time")
+        if waited is not None and ran is not None and waited.change is not None and ran.change:
+            shares.append(waited.change / (waited.change + ran.change))
     return median(shares) if shares else None
 
 

@@ -7,6 +7,7 @@ an int8 one. Layout follows the file: look at `predict.inputs[i].shape` or `.lay
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import sys
@@ -20,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketbench import stats
-from pocketbench.errors import UsageError
-from pocketbench.measurement import Facts, Tensor
+from pocketbench.errors import DeviceError, UsageError
+from pocketbench.measurement import Facts, Tensor, WorkerEnded
 from pocketbench.results import Accuracy
 
 __all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "accuracy", "load"]
@@ -155,10 +156,12 @@ class Workload:
     def score(self, predict: Predict) -> Score:
         """Run the user's score(); WorkloadFailed where it raises, or gives nothing finite."""
         try:
-            score = self.module.score(predict)
-        except WorkloadFailed:
+            # stdout is the report's: what the user's code prints goes beside the progress.
+            with contextlib.redirect_stdout(sys.stderr):
+                score = self.module.score(predict)
+        except (WorkloadFailed, WorkerEnded, DeviceError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise WorkloadFailed(f"{self.path.name}: score() raised {_where(error, self.path)}") from error
         return _checked(score, self.path.name)
 
@@ -178,8 +181,9 @@ def load(path: Path) -> Workload:
     # Dataclasses of the user's file look their module up by name.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--workload {path}: does not import: {_where(error, path)}") from error
     if not callable(getattr(module, "score", None)):
         raise UsageError(f"--workload {path}: has no function score(predict)")
@@ -222,8 +226,8 @@ def _guarded(resample: Callable[[Sequence[int]], float]) -> Callable[[Sequence[i
             value = float(resample(chosen))
         except Exception as error:
             raise WorkloadFailed(f"the score's resample() raised {type(error).__name__}: {error}") from error
-        if not np.isfinite(value):
-            raise WorkloadFailed(f"the score's resample() returned {value}")
+        if not 0 <= value <= 1:
+            raise WorkloadFailed(f"the score's resample() returned {value}, which is no fraction from 0 to 1")
         return value
 
     return call
@@ -238,7 +242,7 @@ def _checked(score: Any, name: str) -> Score:
         raise WorkloadFailed(f"{name}: score() returned items that are no numbers: {error}") from error
     try:
         others = [float(value) for value in score.others.values()]
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise WorkloadFailed(f"{name}: score() returned a further metric that is no number: {error}") from error
     if items.ndim != 1 or not len(items):
         raise WorkloadFailed(f"{name}: score() returned no items")
@@ -248,6 +252,12 @@ def _checked(score: Any, name: str) -> Score:
         )
     if not np.isfinite(others).all():
         raise WorkloadFailed(f"{name}: score() returned a further metric that is NaN or infinite")
+    if score.resample is None and not 0 <= float(items.mean()) <= 1:
+        raise WorkloadFailed(f"{name}: score() returned {items.mean():.4g}, which is no fraction from 0 to 1")
+    if not isinstance(score.metric, str) or not score.metric:
+        raise WorkloadFailed(f"{name}: score() returned a metric without a name")
+    if not isinstance(score.resamples, int) or not 10 <= score.resamples <= 100_000:
+        raise WorkloadFailed(f"{name}: score() asks for {score.resamples!r} resamples; give 10 to 100000")
     return score
 
 

@@ -299,7 +299,7 @@ def test_scoring_through_the_agent(running: RunningAgent, tmp_path: Path) -> Non
     """Arrays in, arrays out; a model that dies in the middle ends the stream with its reason."""
     import numpy as np
 
-    from pocketbench.session import WorkerEnded
+    from pocketbench.measurement import WorkerEnded
 
     with session(running) as opened:
         with opened.scoring(null_case(tmp_path), QUICK, NONE) as scorer:

@@ -55,7 +55,7 @@ def test_other_measurements_have_their_units() -> None:
     assert result.latency_ms is not None
     assert result.serial_rate_per_s == pytest.approx(1000 / (result.latency_ms.p50 + 0.02))
     assert result.cpu_per_wall == pytest.approx(1.0)
-    assert result.run_delay_share == pytest.approx(0.001)
+    assert result.run_delay_share == pytest.approx(1 / 1001)
     memory = result.memory_mb
     assert memory is not None
     assert (memory.start, memory.runtime, memory.loaded, memory.peak, memory.model) == (20, 50, 58, 70, 8)

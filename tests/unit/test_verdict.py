@@ -307,6 +307,10 @@ def test_the_message_of_every_reason_is_one_line() -> None:
         assert "\n" not in reason.message
 
 
+def test_fidelity_unavailable() -> None:
+    noted(facts.evidence(fidelity=None), "fidelity_unavailable")
+
+
 def test_every_code_of_the_table_is_planted_here() -> None:
     tests = [name for name in globals() if name.startswith("test_")]
     codes = [check.__name__ for check in verdict.CHECKS] + ["runtime_differs"]

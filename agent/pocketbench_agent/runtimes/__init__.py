@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pocketbench_agent.errors import NotAvailable, StageError
 
 Array = NDArray[Any]
+# A dimension of an output that only an inference decides.
+OPEN = -1
 
 RUNTIMES: Mapping[str, str] = {
     "litert": "pocketbench_agent.runtimes.litert:LiteRt",

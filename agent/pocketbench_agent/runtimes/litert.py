@@ -23,6 +23,8 @@ from pocketbench_agent.runtimes import (
     dtype_name,
 )
 
+Named = list[tuple[str, int]]
+
 
 class _Interpreter:
     """What both packages do alike; a signature other than the first subgraph goes through the wrapper below."""
@@ -45,25 +47,23 @@ class _Interpreter:
         self._subgraph = 0
         signatures: Mapping[str, Any] = self._interpreter._get_full_signature_list()
         inputs, outputs = self._choose(options.signature, signatures)
-        check_shapes(options.shapes, {alias: _dims(detail) for alias, detail in inputs.items()})
-        for alias, detail in inputs.items():
+        check_shapes(options.shapes, {alias: _dims(self._detail(index)) for alias, index in inputs})
+        check_static([(a, _dims(self._detail(index))) for a, index in inputs if a not in options.shapes])
+        for alias, index in inputs:
             if alias in options.shapes:
-                self._resize(detail["index"], options.shapes[alias])
-        check_static([(a, _dims(d)) for a, d in inputs.items() if a not in options.shapes])
+                self._resize(index, options.shapes[alias])
         try:
             self._interpreter.allocate_tensors()
             if self._subgraph:
                 self._wrapper.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:
             raise StageError(f"{self.distribution} cannot prepare the graph: {error}") from error
-        self._inputs = {a: self._detail(d["index"]) for a, d in inputs.items()}
-        self._outputs = {a: self._detail(d["index"]) for a, d in outputs.items()}
-        self._in = [self._tensor(d["index"]) for d in self._inputs.values()]
-        self._out = [self._tensor(d["index"]) for d in self._outputs.values()]
+        self._in = [self._tensor(index) for _, index in inputs]
+        self._out = [self._tensor(index) for _, index in outputs]
         self._read_into: list[Array] = []
         return ModelFacts(
-            tuple(_info(alias, detail) for alias, detail in self._inputs.items()),
-            tuple(_info(alias, detail) for alias, detail in self._outputs.items()),
+            tuple(_info(alias, self._detail(index)) for alias, index in inputs),
+            tuple(_info(alias, self._detail(index)) for alias, index in outputs),
             signatures=tuple(signatures),
         )
 
@@ -130,26 +130,31 @@ class _Interpreter:
     def _wrapper(self) -> Any:
         return self._interpreter._interpreter
 
-    def _choose(self, wanted: str | None, signatures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The inputs and outputs by the name users know: the signature's, else the tensor's."""
+    def _choose(self, wanted: str | None, signatures: Mapping[str, Any]) -> tuple[Named, Named]:
+        """Inputs and outputs as (name that users know, index): the signature's name, else the tensor's.
+
+        Pairs and not a mapping, for tensors may share a name or have none.
+        """
         if wanted is not None and wanted not in signatures:
             known = ", ".join(map(repr, signatures)) or "none"
             raise StageError(f"--signature {wanted!r} is not in the file; it has {known}")
         if wanted is None:
-            details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             names: dict[int, str] = {}
             for key, signature in signatures.items():
                 if self._wrapper.GetSubgraphIndexFromSignature(key) == 0:
                     names = {i: n for side in ("inputs", "outputs") for n, i in signature[side].items()}
                     break
-            inputs, outputs = ({names.get(d["index"], d["name"]): d for d in side} for side in details)
+            inputs, outputs = (
+                [
+                    (names.get(d["index"]) or d["name"] or str(position), int(d["index"]))
+                    for position, d in enumerate(side)
+                ]
+                for side in (self._interpreter.get_input_details(), self._interpreter.get_output_details())
+            )
             return inputs, outputs
         self._subgraph = self._wrapper.GetSubgraphIndexFromSignature(wanted)
         signature = signatures[wanted]
-        return (
-            {name: self._detail(index) for name, index in signature["inputs"].items()},
-            {name: self._detail(index) for name, index in signature["outputs"].items()},
-        )
+        return [*signature["inputs"].items()], [*signature["outputs"].items()]
 
     def _detail(self, index: int) -> dict[str, Any]:
         detail: dict[str, Any] = (

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import (
+    OPEN,
     Array,
     LoadOptions,
     ModelFacts,
@@ -66,7 +67,8 @@ class OnnxRuntime:
         for node in self._session.get_outputs():
             dtype = _dtype(node)
             fixed = all(isinstance(d, int) for d in node.shape)
-            outputs.append(TensorInfo(node.name, dtype, tuple(node.shape) if fixed else ()))
+            shape = tuple(d if isinstance(d, int) else OPEN for d in node.shape)
+            outputs.append(TensorInfo(node.name, dtype, shape))
             self._out.append(ort.OrtValue.ortvalue_from_numpy(np.zeros(node.shape, dtype)) if fixed else None)
         self._fixed = all(value is not None for value in self._out)
         self._output_names = [output.name for output in outputs]

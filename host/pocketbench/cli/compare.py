@@ -10,6 +10,7 @@ import click
 from pocketbench import compare as comparing
 from pocketbench.cli.options import report_options, run_options, store_option
 from pocketbench.errors import UsageError
+from pocketbench.models import printable
 from pocketbench.report.columns import significant
 from pocketbench.results import Result
 from pocketbench.store.store import Store
@@ -55,11 +56,9 @@ def _rerun(a: str, b: str, options: Mapping[str, Any]) -> int:
     """Measure both interleaved, report them, and say in words what came of it."""
     from pocketbench.cli.rerun import again
 
-    code, outcome = again([a, b], options)
-    if outcome.interrupted:
-        return code
+    code, outcome = again([a, b], options, distinct=True)
     if len(outcome.results) != 2:
-        raise UsageError("A and B are the same case: measured again there is one result, and nothing to compare")
+        return code
     before, after = outcome.results
     found = comparing.compare(before, after, same_run=True, spread=0.0, spread_known=True)
     if found is not None:
@@ -69,12 +68,14 @@ def _rerun(a: str, b: str, options: Mapping[str, Any]) -> int:
 
 def _describe(result: Result) -> str:
     p50 = f"{significant(result.latency_ms.p50)} ms" if result.latency_ms else "no latency"
-    return f"{result.id} {result.title} on {result.device}: {p50}, {result.status}"
+    return printable(f"{result.id} {result.title} on {result.device}: {p50}, {result.status}")
 
 
 def _how(found: comparing.Comparison) -> str:
     if found.paired:
         return "paired by the rounds of one run"
+    if not found.spread:
+        return "of one run, but not of the same rounds: unpaired"
     source = "of this device's own history" if found.spread_known else "assumed, for want of five sessions"
     return (
         f"of different sessions: the interval is widened by a between-session spread of {found.spread:.1%} ({source}); "

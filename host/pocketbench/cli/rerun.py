@@ -34,8 +34,11 @@ def rerun(ctx: click.Context, /, ids: tuple[str, ...], **options: Any) -> None:
     ctx.exit(code)
 
 
-def again(ids: Sequence[str], options: Mapping[str, Any]) -> tuple[int, Outcome]:
-    """Run the cases of those runs and results as one request: the exit code, and what came of it."""
+def again(ids: Sequence[str], options: Mapping[str, Any], distinct: bool = False) -> tuple[int, Outcome]:
+    """Run the cases of those runs and results as one request: the exit code, and what came of it.
+
+    `distinct`: UsageError, before anything runs, where two of the ids are the same case.
+    """
     check_output(options["output"])
     entries = config.load(config.find(options["devices_file"]))
     store = Store(options["store"])
@@ -45,9 +48,15 @@ def again(ids: Sequence[str], options: Mapping[str, Any]) -> tuple[int, Outcome]
         store.close()
     first = parts[0][0]
     for asked, _ in parts[1:]:
-        if any(asked[key] != first[key] for key in ("inputs", "workload")):
+        if any(asked[name] != first[name] for name in ("inputs", "workload")):
             raise UsageError("these were measured on different inputs or workloads: rerun them one by one")
+        if {**asked["plan"], "seed": 0} != {**first["plan"], "seed": 0}:
+            raise UsageError(
+                "these were measured under different plans (--processes, --min-time …): rerun them one by one"
+            )
     cases = {case.key: case for _, chosen in parts for case in chosen}
+    if distinct and len(cases) < len(ids):
+        raise UsageError("A and B are the same case: measured again there is one result, and nothing to compare")
     for case in cases.values():
         if case.device not in entries:
             raise UsageError(f"device {case.device!r} is not in devices.yaml any more{nearest(case.device, entries)}")
@@ -69,21 +78,14 @@ def _cases(store: Store, id_: str) -> tuple[Mapping[str, Any], list[Case]]:
         return request, [_case(doc) for doc in request["cases"]]
     except UsageError as not_a_run:
         try:
-            run_id, result = store.find_result(id_)
+            run_id, key = store.find_case(id_)
         except UsageError as error:
             raise UsageError(f"{error}; and {not_a_run}") from error
     _, request = store.run_request(run_id)
-    for doc in request["cases"]:
-        if (
-            doc["device"] == result.device
-            and doc["model"]["sha256"] == result.model.sha256
-            and parse_runtime(doc["runtime"]).name == result.runtime.name
-            and doc["delegate"] == result.delegate.requested
-            and doc["threads"] == result.threads
-            and tuple(doc["cpus"]) == tuple(result.cpus or ())
-        ):
-            return request, [_case(doc)]
-    raise UsageError(f"the run {run_id} does not say how {id_} was measured")
+    chosen = [_case(doc) for doc in request["cases"] if doc["key"] == key]
+    if not chosen:
+        raise UsageError(f"the run {run_id} does not say how {id_} was measured")
+    return request, chosen
 
 
 def _case(doc: Mapping[str, Any]) -> Case:

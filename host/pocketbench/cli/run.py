@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import re
@@ -18,16 +19,17 @@ from pocketbench import fleet, progress, report
 from pocketbench.config import devices as config
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError, nearest
-from pocketbench.models import open_model, place
+from pocketbench.models import open_model, place, printable
 from pocketbench.plan import Plan, Request, check_delegate, matrix, parse_runtime
 from pocketbench.results import Result
+from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
 from pocketbench.workload import load as load_workload
 
 
 def run(options: Mapping[str, Any]) -> int:
     """Measure what was asked; the exit code."""
-    check_output(options["output"])
+    check_output(options["output"], [*options["models"], options["inputs"], options["workload"]])
     codes = [_reason_code(code) for code in options["fail_on"]]
     entries = config.load(config.find(options["devices_file"]))
     request = make_request(options, entries)
@@ -49,12 +51,16 @@ def execute(
         resume = options.get("resume")
         if resume is not None:
             run_id = store.unfinished_run(request.digest, resume or None)
+            for device in dict.fromkeys(case.device for case in request.cases):
+                holder = leases.held(store, leases.place(device, entries[device].transport))
+                if holder is not None:
+                    raise UsageError(f"--resume {run_id}: it may still be running: {device} is in use by {holder}")
             _, stored = store.run_request(run_id)
             request = replace(request, plan=replace(request.plan, seed=int(stored["plan"]["seed"])))
         else:
             run_id = store.create_run(request, request_doc(request))
         with progress.create() as shown:
-            outcome = fleet.run(request, entries, store, run_id, shown, inputs, workload)
+            outcome = fleet.run(request, entries, store, run_id, shown, inputs, workload, resume is not None)
     finally:
         store.close()
     made = report.FORMATS[options["form"]](report.Report(run_id, outcome.results))
@@ -74,12 +80,14 @@ def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequenc
     if full_delegation:
         for result in results:
             if result.delegate.requested != "cpu" and result.delegate.coverage != "full":
-                click.echo(f"--require-full-delegation: {result.title}: coverage {result.delegate.coverage}", err=True)
+                told = f"{printable(result.title)}: coverage {result.delegate.coverage}"
+                click.echo(f"--require-full-delegation: {told}", err=True)
                 return 1
     for result in results:
         for reason in result.reasons:
             if reason.code in fail_on:
-                click.echo(f"--fail-on {reason.code}: {result.title}: {reason.message}", err=True)
+                told = f"{printable(result.title)}: {printable(reason.message)}"
+                click.echo(f"--fail-on {reason.code}: {told}", err=True)
                 return 1
     return 0 if all(result.status == "OK" for result in results) else 3
 
@@ -171,7 +179,7 @@ def _cooldown(text: str) -> float | None:
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, equals, dims = text.rpartition("=")
     parts = dims.split("x")
-    if not equals or not name or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not equals or not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part, re.ASCII) for part in parts):
         raise UsageError(f"--shape {text}: write NAME=1x3x640x640")
     return name, tuple(int(part) for part in parts)
 
@@ -191,10 +199,12 @@ def _reason_code(code: str) -> str:
     return code
 
 
-def check_output(path: Path | None) -> None:
-    """An output that cannot be written is found before anything runs."""
+def check_output(path: Path | None, read: Sequence[Path | None] = ()) -> None:
+    """An output that cannot be written, or would overwrite what is read, is found before anything runs."""
     if path is None:
         return
+    if any(other is not None and other.exists() and path.exists() and path.samefile(other) for other in read):
+        raise UsageError(f"--output {path}: would overwrite what is measured")
     if path.is_dir():
         raise UsageError(f"--output {path}: is a folder")
     if not path.parent.is_dir():
@@ -204,12 +214,26 @@ def check_output(path: Path | None) -> None:
 
 
 def _write(text: str, path: Path | None) -> None:
-    if path is None:
+    """The report; a reader that went away (`| head`) is no error, anything else is the output's."""
+    if path is not None:
+        try:
+            path.write_text(text, encoding="utf-8")
+            return
+        except OSError as error:
+            _print(text)
+            raise UsageError(f"--output {path}: {error.strerror}; the report went to stdout") from error
+    _print(text)
+
+
+def _print(text: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal cannot show must not cost the report.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
-        return
-    try:
-        path.write_text(text)
-    except OSError as error:
-        sys.stdout.write(text)
-        raise UsageError(f"--output {path}: {error.strerror}; the report went to stdout") from error
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, AttributeError, ValueError) as error:
+        raise UsageError(f"stdout cannot be written: {error}; the results are in the store (bench history)") from error

@@ -71,11 +71,15 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     }
     metrics = {printable(r.accuracy.metric) for r in results if r.accuracy is not None}
     accuracy = metrics.pop() if len(metrics) == 1 else "accuracy" if metrics else None
+    named: dict[tuple[str, str | None], set[str]] = {}
+    for r in results:
+        named.setdefault((r.model.name, r.model.format), set()).add(r.model.sha256)
+    clashes = {id(r): f"@{r.model.sha256[:6]}" for r in results if len(named[r.model.name, r.model.format]) > 1}
     numbers = {id(result): str(number) for number, result in enumerate(results, 1)}
     made = [
         Column("#", lambda r: numbers[id(r)]) if several["number"] else None,
         Column("device", lambda r: printable(r.device), right=False) if several["device"] else None,
-        Column("model", lambda r: printable(r.model.name), right=False),
+        Column("model", lambda r: printable(r.model.name) + clashes.get(id(r), ""), right=False),
         Column("runtime", lambda r: printable(f"{r.runtime.name} {r.runtime.version or ''}".strip()), right=False),
         Column("delegate", _delegate, right=False) if several["delegate"] else None,
         Column("threads", lambda r: str(r.threads)),

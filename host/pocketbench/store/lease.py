@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from getpass import getuser
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -45,9 +46,9 @@ def take(store: Store, device: str, who: str) -> Lease:
         fresh = {"device": device, "owner": "", "epoch": 0, "expires_s": 0.0}
         connection.execute(make(table).on_conflict_do_nothing(), [fresh])
         row = connection.execute(select(table).where(table.c.device == device)).one()
-        if row.expires_s > now and not _orphaned(row.owner):
-            until = datetime.fromtimestamp(row.expires_s).strftime("%H:%M:%S")
-            raise DeviceBusy(f"{device}: in use by {row.owner} until {until} at least (it may renew)")
+        holder = _holder(row)
+        if holder is not None:
+            raise DeviceBusy(f"{device}: in use by {holder}")
         # One conditional statement decides, so that two takers cannot both win.
         granted = connection.execute(
             update(table)
@@ -58,6 +59,27 @@ def take(store: Store, device: str, who: str) -> Lease:
     if granted is None:
         raise DeviceBusy(f"{device}: somebody else took it just now")
     return Lease(device, who, int(granted))
+
+
+def held(store: Store, device: str) -> str | None:
+    """Who has the device and until when, or None."""
+    table = schema.lease
+    with store.transaction() as connection:
+        row = connection.execute(select(table).where(table.c.device == device)).one_or_none()
+    return None if row is None else _holder(row)
+
+
+def place(device: str, transport: str) -> str:
+    """The name that a lease goes by: every machine has a `local`, and in a shared store they are different devices."""
+    return f"{device}@{socket.gethostname()}" if transport == "local" else device
+
+
+def _holder(row: Any) -> str | None:
+    """Of a lease that is in force and whose owner is not known to be gone."""
+    if row.expires_s <= time.time() or _orphaned(row.owner):
+        return None
+    until = datetime.fromtimestamp(row.expires_s).strftime("%H:%M:%S")
+    return f"{row.owner} until {until} at least (it may renew)"
 
 
 def renew(store: Store, lease: Lease) -> bool:

@@ -8,6 +8,7 @@ spooled to disk and replayed, once, when it opens again.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import uuid
 from base64 import b64decode, b64encode
@@ -29,7 +30,7 @@ from pocketbench import __version__
 from pocketbench.errors import StoreError, UsageError
 from pocketbench.measurement import Process
 from pocketbench.plan import Request
-from pocketbench.results import METRICS, Result, from_doc, to_doc
+from pocketbench.results import METRICS, Result, from_doc, samples_of, to_doc
 from pocketbench.store import codec, schema
 
 Row = dict[str, Any]
@@ -64,6 +65,10 @@ class Store:
             if self._sqlite:
                 _prepare_sqlite(self._reader, self._writer)
             self._migrate()
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"the store {self._shown} needs the Python package {error.name}: pip install it"
+            ) from error
         except (SQLAlchemyError, OSError) as error:
             raise StoreError(
                 f"the store {self._shown} cannot be opened: {_cause(error)}; --store names another"
@@ -177,6 +182,16 @@ class Store:
 
     def find_result(self, prefix: str) -> tuple[str, Result]:
         """(run id, result with samples) of the one result whose id starts so. UsageError: none, or several."""
+        row = self._result_row(prefix)
+        processes = self.processes(row.run_id).get(row.case_key, {})
+        return str(row.run_id), replace(from_doc(Result, row.doc), samples_ns=samples_of(processes))
+
+    def find_case(self, prefix: str) -> tuple[str, str]:
+        """(run id, case key) of the one result whose id starts so. UsageError: none, or several."""
+        row = self._result_row(prefix)
+        return str(row.run_id), str(row.case_key)
+
+    def _result_row(self, prefix: str) -> Any:
         table = schema.result
         query = select(table).where(table.c.id.startswith(prefix, autoescape=True)).limit(3)
         with self._read() as connection:
@@ -185,11 +200,7 @@ class Store:
             raise UsageError(f"the store has no result {prefix!r}; 'bench history' lists them")
         if len(rows) > 1:
             raise UsageError(f"{prefix!r} fits several results: {', '.join(row.id for row in rows)}")
-        row = rows[0]
-        processes = self.processes(row.run_id).get(row.case_key, {})
-        good = [processes[k] for k in sorted(processes) if processes[k].ended.how == "ok"]
-        samples = tuple(tuple(process.run_ns.tolist()) for process in good)
-        return str(row.run_id), replace(from_doc(Result, row.doc), samples_ns=samples)
+        return rows[0]
 
     def run_request(self, prefix: str) -> tuple[str, Mapping[str, Any]]:
         """(run id, what was asked) of the one run whose id starts so. UsageError: none, or several."""
@@ -322,6 +333,7 @@ def request_doc(request: Request) -> dict[str, Any]:
         "labels": dict(request.labels),
         "cases": [
             {
+                "key": case.key,
                 "device": case.device,
                 "model": {"path": str(case.model.path.absolute()), "sha256": case.model.sha256},
                 "runtime": str(case.runtime),
@@ -337,6 +349,8 @@ def request_doc(request: Request) -> dict[str, Any]:
 
 
 def _as_url(text: str) -> str:
+    if text.startswith("sqlite:") and not re.match("sqlite:///.", text):
+        raise UsageError(f"--store {text}: an SQLite store needs a file: sqlite:///PATH, or just PATH")
     return text if "://" in text else f"sqlite:///{Path(text).expanduser()}"
 
 

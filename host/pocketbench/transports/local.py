@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import shutil
 import subprocess
+import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
@@ -23,7 +25,7 @@ class Local:
     """This machine."""
 
     def __init__(self, name: str, entry: DeviceEntry) -> None:
-        self._name = name
+        self._name, self._env = name, {**os.environ, **entry.env}
         self._spawned: list[LocalProcess] = []
 
     def open(self) -> None:
@@ -44,7 +46,7 @@ class Local:
     def spawn(self, command: Sequence[str], first_line: str) -> LocalProcess:
         """A child process in a session of its own: Ctrl-C at the terminal is the host's to handle."""
         try:
-            process = LocalProcess(self._name, command, first_line)
+            process = LocalProcess(self._name, command, first_line, self._env)
         except OSError as error:
             raise NotReachable(f"{self._name}: cannot start the agent: {error}") from error
         self._spawned.append(process)
@@ -63,7 +65,7 @@ class Local:
 class LocalProcess:
     """A child whose stdin stays open as long as the host lives: the agent ends when it closes."""
 
-    def __init__(self, name: str, command: Sequence[str], first_line: str) -> None:
+    def __init__(self, name: str, command: Sequence[str], first_line: str, env: Mapping[str, str]) -> None:
         self._name = name
         self._process = subprocess.Popen(
             command,
@@ -71,6 +73,9 @@ class LocalProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=env,
+            # Not the user's folder: with -m Python would look for modules there first.
+            cwd=sys.prefix,
             start_new_session=True,
         )
         assert self._process.stdin is not None
