@@ -200,6 +200,106 @@ def test_external_data_travels_with_its_model(bench: Bench) -> None:
     assert ended.results[0]["model"]["bytes"] == path.stat().st_size + 4 * 4096
 
 
+def onnx_with_weights(folder: Path, weights: str, value: float) -> Path:
+    """An ONNX file whose weights lie in another file of that name."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    folder.mkdir()
+    data = np.full(1024, value, np.float32)
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [1024], data.tobytes(), raw=True)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1024]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "g", [x], [y], [tensor])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = folder / f"{folder.name}.onnx"
+    onnx.save(made, str(path), save_as_external_data=True, location=weights, size_threshold=0)
+    return path
+
+
+def test_models_that_differ_in_their_weights_only(bench: Bench) -> None:
+    """Equal graphs, other weights in another file: each has its own accuracy and reference."""
+    ones = onnx_with_weights(bench.home / "ones", "w.bin", 1.0)
+    half = onnx_with_weights(bench.home / "half", "w.bin", 0.5)
+    workload = bench.home / "w.py"
+    workload.write_text(
+        "import numpy as np\nfrom pocketbench.workload import Score\n"
+        "def score(predict):\n    print('to stderr')\n"
+        "    return Score('m', [float(predict(np.ones(1024))[0].mean())])\n"
+    )
+    ended = bench(
+        *("--device", "local", "--model", ones, "--model", half, "--workload", workload, *QUICK, "--format", "json")
+    )
+    assert [r["accuracy"]["value"] for r in ended.results] == [1.0, 0.5]
+    assert [r["status"] for r in ended.results] == ["OK", "OK"]
+    assert "to stderr" in ended.stderr
+
+
+def test_a_model_cannot_bring_code(bench: Bench) -> None:
+    """External data called numpy.py is data: neither the worker nor the agent imports it."""
+    model = onnx_with_weights(bench.home / "evil", "numpy.py", 1.0)
+    marker = bench.home / "pwned"
+    (model.parent / "numpy.py").write_bytes(
+        f"open({str(marker)!r}, 'w')\nraise SystemExit\n#".encode().ljust(4096, b"#")
+    )
+    (bench.home / "logging.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    import subprocess
+    import sys
+
+    # Not `python -m`, which would look into the working directory itself.
+    program = "from pocketbench.cli.main import main; main()"
+    arguments = ["--device", "local", "--model", str(model), *QUICK, "--format", "json"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *arguments],
+        capture_output=True, text=True, cwd=bench.home, env=bench.env(), timeout=120, check=False,
+    )  # fmt: skip
+    assert not marker.exists()
+    assert json.loads(done.stdout)["results"][0]["status"] in ("OK", "INVALID")
+
+
+def test_a_model_that_fails_under_a_workload_fails_as_without(bench: Bench) -> None:
+    """Status, stage and reason are the model's, not the workload's."""
+    workload = bench.home / "w.py"
+    workload.write_text(
+        "import numpy as np\nfrom pocketbench.workload import Score\n"
+        "def score(predict):\n    return Score('m', [predict(np.ones((1, 4)))[0].mean() for _ in range(9)])\n"
+    )
+    cut = bench.home / "cut.onnx"
+    cut.write_bytes((DIGITS / "digits-float.onnx").read_bytes()[:9999])
+    segv = bench.null("segv", fail={"stage": "run", "how": 11, "after": 2})
+    for arguments, status, stage, code in (
+        (("--model", cut), "FAILED", "load", "load_failed"),
+        (("--model", segv), "CRASHED", "score", "worker_died"),
+        (("--model", bench.null(), "--delegate", "gpu"), "SKIPPED", "load", "not_available"),
+    ):
+        ended = bench("--device", "local", *arguments, "--workload", workload, *QUICK, "--format", "json")
+        result = ended.results[0]
+        assert (result["status"], result["stage"], result["reasons"][0]["code"]) == (status, stage, code)
+
+
+def test_a_workload_that_calls_exit_is_a_failed_case(bench: Bench) -> None:
+    """And not a success without a report."""
+    workload = bench.home / "w.py"
+    workload.write_text("import sys\ndef score(predict):\n    sys.exit(0)\n")
+    case = ("--device", "local", "--model", bench.null(), "--workload", workload, *QUICK, "--format", "json")
+    assert bench(*case).results[0]["reasons"][0]["code"] == "workload_failed"
+    workload.write_text("import sys\nsys.exit(0)\n")
+    assert bench(*case).code == 2
+
+
+def test_a_reader_that_goes_away_is_no_failure(bench: Bench) -> None:
+    """`bench … | true` keeps its exit code."""
+    import subprocess
+
+    command = bench.command("--device", "local", "--model", bench.null(), *QUICK, "--format", "json")
+    piped = 'set -o pipefail; "$@" | true; exit ${PIPESTATUS[0]}'
+    done = subprocess.run(
+        ["bash", "-c", piped, "bash", *command],
+        capture_output=True, text=True, cwd=bench.home, env=bench.env(), timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_history_rerun_and_compare(bench: Bench) -> None:
     """What was measured is listed, measured again, and compared: paired within a run, widened between sessions."""
     fast, slow = bench.null("fast", sleep_ms=2), bench.null("slow", sleep_ms=3)

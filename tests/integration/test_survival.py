@@ -207,13 +207,69 @@ def test_no_space_on_the_device(bench: Bench) -> None:
 
 
 def test_no_space_for_the_store(bench: Bench) -> None:
-    """A database that is full: rows are spooled beside it, the report is whole, the next open replays them."""
-    bench.environment["POCKETBENCH_TEST"] = "1"
-    done = in_a_small_disk(
-        bench, "XDG_DATA_HOME", "220k", "--device", "local", "--model", bench.null(), *PLAN, "--max-time", "3"
+    """A database that cannot grow: rows are spooled, the report is whole, and the next open replays them, once."""
+    models: list[object] = []
+    for number in range(4):
+        models += ["--model", bench.null(f"m{number}", sleep_ms=1 + number)]
+    assert bench("history").code == 0, "the empty database is made without the limit"
+    command = bench.command("--device", "local", *models, *PLAN, "--processes", "3")
+    # Blocks of 512 bytes: room for the empty database and its log, not for what is measured.
+    limited = subprocess.run(
+        ["sh", "-c", 'ulimit -f 300 && exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+        cwd=bench.home,
+        env=bench.env(),
+        timeout=TIMEOUT_S,
+        check=False,
     )
-    assert "Traceback" not in done.stderr
-    if done.returncode == 2:
-        assert "cannot be" in done.stderr.splitlines()[0]
-        return
-    assert json.loads(done.stdout)["results"][0]["status"] == "OK"
+    assert "Traceback" not in limited.stderr, limited.stderr
+    spool = bench.home / "xdg_state_home" / "pocketbench" / "spool"
+    assert list(spool.glob("*.json")), limited.stderr
+    results = json.loads(limited.stdout)["results"]
+    assert [r["status"] for r in results] == ["OK"] * 4
+    history = bench("history", "--format", "json")
+    assert {r["id"] for r in json.loads(history.stdout)} == {r["id"] for r in results}
+    assert len(stored(bench)) == 12
+    assert not list(spool.glob("*.json"))
+
+
+def test_resuming_a_run_that_still_runs_is_refused(bench: Bench) -> None:
+    """It says who has the device, and the first run's results are its own."""
+    arguments = two_models(bench)
+    process = bench.start(*arguments)
+    assert wait_until(lambda: len(stored(bench)) >= 2, 60)
+    second = bench(*arguments, "--resume")
+    assert second.code == 2
+    assert "in use by" in second.stderr.splitlines()[0]
+    code, stdout, _ = end(process)
+    assert code == 0
+    printed = {r["id"] for r in json.loads(stdout)["results"]}
+    assert {r["id"] for r in json.loads(bench("history", "--format", "json").stdout)} == printed
+
+
+def test_ctrl_c_while_a_model_hangs_in_scoring(bench: Bench) -> None:
+    """The first Ctrl-C ends it."""
+    workload = bench.home / "w.py"
+    workload.write_text(
+        "import numpy as np\nfrom pocketbench.workload import Score\n"
+        "def score(predict):\n    return Score('m', [predict(np.ones((1, 4)))[0].mean() for _ in range(99)])\n"
+    )
+    hangs = bench.null(fail={"stage": "run", "how": "hang", "after": 3})
+    process = bench.start("--device", "local", "--model", hangs, "--workload", workload, *PLAN)
+    assert wait_until(lambda: bool(workers(bench)), 60)
+    time.sleep(1.5)
+    begin = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    code, _, _ = end(process)
+    assert code == 130
+    assert time.monotonic() - begin < 15
+
+
+def test_an_agent_with_a_lease_is_not_idle(tmp_path: Path) -> None:
+    """However long the host rests between two processes."""
+    from tests.integration.agents import agent, session
+
+    with agent(tmp_path / "home", "--idle", "1") as running, session(running) as opened:
+        time.sleep(3.5)
+        assert opened.observe(0.0).boot_id
