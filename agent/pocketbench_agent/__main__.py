@@ -17,6 +17,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,8 @@ from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
 from pocketbench_agent.server import serve
 
 IDLE_S = 90.0
+RELEASED_IDLE_S = 2.0
+HANDOVER_S = 4.0
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_TOP_PAD.
 _MALLOC = ((-1, 32 * 1024 * 1024), (-3, 32 * 1024 * 1024), (-2, 4 * 1024 * 1024))
@@ -63,7 +66,8 @@ def main() -> int:
     if arguments.end_with_stdin:
         threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
     while not stop.wait(1.0):
-        if guard.idle_s() > arguments.idle and not agent.jobs.busy() and not agent.lease.in_force():
+        patience_s = min(arguments.idle, RELEASED_IDLE_S) if agent.lease.released else arguments.idle
+        if guard.idle_s() > patience_s and not agent.jobs.busy() and not agent.lease.in_force():
             break
     agent.jobs.close()
     server.stop(1.0).wait()
@@ -81,14 +85,21 @@ def build_sha256() -> str:
 
 
 def _lock(home: Path) -> IO[str] | None:
-    """One agent a home: the lock goes with the process, however it ends."""
+    """One agent a home: the lock goes with the process, however it ends.
+
+    An agent that its host has just released is given the moment that it needs to end.
+    """
     file = (home / "agent.lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
+    deadline = time.monotonic() + HANDOVER_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() > deadline:
+                file.close()
+                return None
+            time.sleep(0.1)
 
 
 def _tune_malloc() -> None:

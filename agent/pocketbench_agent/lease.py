@@ -27,6 +27,8 @@ class Lease:
         self._epoch = _stored_epoch(path)
         self._owner = ""
         self._until = 0.0
+        # The host said goodbye: there is nobody to wait for.
+        self.released = False
 
     def take(self, owner: str, epoch: int, ttl_s: int) -> Held:
         """Take a free or ended lease; `epoch` is the store's, and the agent goes at least one up. Refused: epoch 0."""
@@ -35,6 +37,7 @@ class Lease:
             if left > 0:
                 return Held(0, self._owner, round(left))
             self._epoch = max(self._epoch + 1, epoch)
+            self.released = False
             self._owner, self._until = owner, time.monotonic() + ttl_s
             self._path.write_text(json.dumps({"epoch": self._epoch, "owner": owner}))
             return Held(self._epoch, owner, ttl_s)
@@ -52,6 +55,7 @@ class Lease:
         with self._lock:
             if epoch == self._epoch:
                 self._until = 0.0
+                self.released = True
             return Held(0, "", 0)
 
     def in_force(self) -> bool:

@@ -15,18 +15,19 @@ from pocketbench.results import Fidelity
 # Of an output's largest magnitude; integer outputs may differ by one step, booleans not at all.
 RELATIVE_TOLERANCE: Mapping[str, float] = {"float64": 1e-4, "float32": 1e-3, "float16": 1e-2}
 INTEGER_STEPS = 1.0
+INTEGER_STEPS_ACROSS = 2.0
 
 
-def compare(outputs: Sequence[Output], reference: Sequence[Output]) -> list[Fidelity]:
+def compare(outputs: Sequence[Output], reference: Sequence[Output], same_arch: bool = True) -> list[Fidelity]:
     """One Fidelity an output, in stored values; by position, for names may clash; an output without
     a counterpart of its shape is not comparable."""
     return [
-        _compare(ours.name, ours.array, theirs.array if theirs is not None else None)
+        _compare(ours.name, ours.array, theirs.array if theirs is not None else None, same_arch)
         for ours, theirs in zip_longest(outputs, reference[: len(outputs)])
     ]
 
 
-def _compare(name: str, array: NDArray[Any], reference: NDArray[Any] | None) -> Fidelity:
+def _compare(name: str, array: NDArray[Any], reference: NDArray[Any] | None, same_arch: bool) -> Fidelity:
     if reference is None or reference.shape != array.shape or reference.dtype != array.dtype:
         return Fidelity(name, None, None, 0.0)
     ours, theirs = array.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
@@ -34,7 +35,8 @@ def _compare(name: str, array: NDArray[Any], reference: NDArray[Any] | None) -> 
         largest = float(np.abs(theirs).max(initial=0.0))
         tolerance = RELATIVE_TOLERANCE.get(array.dtype.name, 1e-3) * largest
     else:
-        tolerance = INTEGER_STEPS if array.dtype.kind in "iu" else 0.0
+        steps = INTEGER_STEPS if same_arch else INTEGER_STEPS_ACROSS
+        tolerance = steps if array.dtype.kind in "iu" else 0.0
     tolerance = tolerance if np.isfinite(tolerance) else 0.0
     if np.array_equal(ours, theirs, equal_nan=True):
         return Fidelity(name, 1.0, 0.0, tolerance)

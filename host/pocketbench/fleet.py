@@ -17,6 +17,7 @@ from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Request
 from pocketbench.progress import Progress
+from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
 from pocketbench.store.store import Store
 from pocketbench.workload import Workload
@@ -45,6 +46,7 @@ def run(
 ) -> Outcome:
     """Measure every case that has no result in the store yet."""
     stop = threading.Event()
+    reference = HostReference()
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
     done = {
         key: replace(result, samples_ns=samples_of(measured.get(key, {})))
@@ -62,6 +64,7 @@ def run(
             stop=stop,
             inputs=inputs,
             workload=workload,
+            reference=None if devices[name].transport == "local" else reference,
             resumed=resumed,
             measured=measured,
             results={case.key: done[case.key] for case in request.cases if case.key in done and case.device == name},
@@ -74,6 +77,7 @@ def run(
         for thread in threads:
             thread.start()
         interrupted = _join(threads, lanes, stop, progress)
+    reference.close()
     if errors:
         raise errors[0]
     found = {key: result for lane in lanes for key, result in lane.results.items()}

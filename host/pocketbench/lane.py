@@ -26,6 +26,7 @@ from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
+from pocketbench.reference import ARCH, HostReference
 from pocketbench.results import Accuracy, Fidelity, Reason, Result
 from pocketbench.session import JobFiles, NoSpaceOnDevice, Session
 from pocketbench.store import lease as leases
@@ -50,6 +51,7 @@ class Lane:
     stop: threading.Event
     inputs: PlacedFile | None = None
     workload: work.Workload | None = None
+    reference: HostReference | None = None
     resumed: bool = False
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
@@ -140,7 +142,7 @@ class Lane:
 
     def _connect(self) -> None:
         assert self._transport is not None
-        running = deploy.start(self.device, self._transport, deploy.local_command(deploy.local_home()))
+        running = deploy.start(self.device, self._transport, deploy.command(self.device, self._transport, self.entry))
         session = Session(self.device, running, leases.owner())
         session.open()
         self._session, self._info = session, session.info
@@ -270,12 +272,15 @@ class Lane:
         files = self._files(case)
         reference_case = replace(case, delegate="cpu", threads=1, cpus=())
         key = (*_program(reference_case), files.inputs and files.inputs.sha256)
-        if key not in references:
+        if self.reference is not None:
+            references[key] = self.reference.outputs(case, self.request.plan, files.inputs, key)
+        elif key not in references:
             references[key] = self._outputs(reference_case, files)
         reference, ours = references[key], self._outputs(case, files)
         if reference is None or ours is None:
             return None
-        return fidelity.compare(ours, reference)
+        same_arch = self.reference is None or (self._info is not None and self._info.arch == ARCH)
+        return fidelity.compare(ours, reference, same_arch)
 
     def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:

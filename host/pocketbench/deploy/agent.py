@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceBusy, NotReachable
 from pocketbench.transports import Spawned, Transport
 
@@ -35,6 +36,15 @@ def local_home() -> Path:
 def local_command(home: Path) -> Sequence[str]:
     """The agent of this machine: it ends with the host, so that no orphan disturbs the next measurement."""
     return [sys.executable, "-m", "pocketbench_agent", "--home", str(home), "--end-with-stdin"]
+
+
+def command(device: str, transport: Transport, entry: DeviceEntry) -> Sequence[str]:
+    """What starts the agent of a device; it is put there first where it is not."""
+    if entry.transport == "local":
+        return local_command(local_home())
+    from pocketbench.deploy.remote import command_for
+
+    return command_for(device, transport, entry)
 
 
 def start(device: str, transport: Transport, command: Sequence[str]) -> RunningAgent:

@@ -75,27 +75,28 @@ def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device) -> PlacedF
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            _install(choice, pins, device, Path(scratch) / "packages")
+            python = ".".join(device.python.split(".")[:2])
+            install_wheels(f"runtime {choice}", pins, python, device.arch, Path(scratch) / "packages")
             partial = Path(scratch) / "archive.zip"
-            _zip(Path(scratch) / "packages", partial)
+            pack(Path(scratch) / "packages", partial)
             partial.replace(target)
     return place(target, target.name, "--runtime")
 
 
-def _install(choice: RuntimeChoice, pins: Sequence[str], device: Device, target: Path) -> None:
-    """Wheels only and nothing beyond the pins, so that a device gets what was locked."""
-    python = ".".join(device.python.split(".")[:2])
-    platforms = [f"--platform=manylinux_2_{minor}_{device.arch}" for minor in (17, 27, 28, 31, 34, 35)]
-    platforms += [f"--platform=manylinux2014_{device.arch}", f"--platform=linux_{device.arch}"]
+def install_wheels(what: str, pins: Sequence[str], python: str, arch: str, target: Path) -> None:
+    """Wheels for a device and nothing beyond the pins. NotReachable where one cannot be had."""
+    platforms = [f"--platform=manylinux_2_{minor}_{arch}" for minor in (17, 27, 28, 31, 34, 35)]
+    platforms += [f"--platform=manylinux2014_{arch}", f"--platform=linux_{arch}"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", f"--python-version={python}", *platforms, f"--target={target}", *pins]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise NotReachable(f"runtime {choice} cannot be installed for Python {python} on {device.arch}: {last}")
+        raise NotReachable(f"{what} cannot be installed for Python {python} on {arch}: {last}")
 
 
-def _zip(folder: Path, target: Path) -> None:
+def pack(folder: Path, target: Path) -> None:
+    """A zip of a folder; the same files give the same bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:

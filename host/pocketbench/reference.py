@@ -1,0 +1,61 @@
+"""Reference outputs for devices: the same file, runtime and bytes on the host's own CPU, in an agent of its own."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from dataclasses import replace
+
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.deploy import agent as deploy
+from pocketbench.deploy.runtimes import archive
+from pocketbench.errors import DeviceError
+from pocketbench.measurement import Output
+from pocketbench.models import PlacedFile
+from pocketbench.plan import Case, Plan
+from pocketbench.session import JobFiles, Session
+from pocketbench.store.lease import owner
+from pocketbench.transports.local import Local
+
+ARCH = platform.machine()
+
+
+class HostReference:
+    """One for all lanes; started by the first that asks. It is busy for a moment a model, after the rounds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[object, list[Output] | None] = {}
+        self._session: Session | None = None
+        self._transport = Local("reference", DeviceEntry(transport="local"))
+
+    def outputs(self, case: Case, plan: Plan, inputs: PlacedFile | None, key: object) -> list[Output] | None:
+        """Outputs of one CPU thread here; None where the host cannot run the model."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = self._outputs(replace(case, delegate="cpu", threads=1, cpus=()), plan, inputs)
+            return self._made[key]
+
+    def close(self) -> None:
+        """End its agent."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._transport.close()
+
+    def _outputs(self, case: Case, plan: Plan, inputs: PlacedFile | None) -> list[Output] | None:
+        try:
+            session = self._session or self._open()
+            files = JobFiles(inputs, archive(case.runtime, session.info))
+            ended, outputs = session.reference(case, plan, files)
+        except DeviceError:
+            return None
+        return outputs if ended.how == "ok" and outputs else None
+
+    def _open(self) -> Session:
+        home = deploy.local_home().with_name("reference")
+        running = deploy.start("reference", self._transport, deploy.local_command(home))
+        session = Session("reference", running, owner())
+        session.open()
+        self._session = session
+        return session

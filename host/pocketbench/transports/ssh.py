@@ -1,0 +1,285 @@
+"""SSH: paramiko, `~/.ssh/config`, verified host keys; the agent's port through a direct-tcpip channel."""
+
+from __future__ import annotations
+
+import getpass
+import queue
+import shlex
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.errors import DeviceLost, NotReachable
+from pocketbench.transports import Completed
+from pocketbench.transports.tunnel import Tunnel
+
+CONNECT_TIMEOUT_S = 15.0
+KEEPALIVE_S = 10
+END_WAIT_S = 5.0
+LOG_LINES = 40
+READ_BYTES = 65536
+
+
+class Ssh:
+    """One connection to a board."""
+
+    def __init__(self, name: str, entry: DeviceEntry) -> None:
+        if not entry.host:
+            raise NotReachable(f"{name}: transport ssh needs 'host' in devices.yaml")
+        self._name, self._entry = name, entry
+        self._clients: list[paramiko.SSHClient] = []
+        self._tunnels: list[Tunnel] = []
+        self._spawned: list[SshProcess] = []
+
+    def open(self) -> None:
+        """Connect, through the jumps that `~/.ssh/config` names. NotReachable says what to do."""
+        config = _user_config()
+        assert self._entry.host is not None
+        self._client = self._connect(self._entry.host, config, self._entry, depth=0)
+
+    def push(self, source: Path, target: str) -> None:
+        """Copy over SFTP; the target appears whole or not at all."""
+        partial = f"{target}.part"
+        with self._lost(), self._client.open_sftp() as sftp:
+            sftp.get_channel().settimeout(60.0)  # type: ignore[union-attr]
+            sftp.put(str(source), partial, confirm=True)
+            sftp.posix_rename(partial, target)
+
+    def run(self, command: Sequence[str], timeout_s: float) -> Completed:
+        """Run to the end; every word is quoted, so that none is the shell's. NotReachable after the timeout."""
+        with self._lost():
+            channel = self._channel()
+            try:
+                channel.settimeout(timeout_s)
+                channel.exec_command(shlex.join(command))
+                channel.shutdown_write()
+                return self._collect(channel, time.monotonic() + timeout_s, command[0])
+            finally:
+                channel.close()
+
+    def spawn(self, command: Sequence[str], first_line: str) -> SshProcess:
+        """Start a process on a channel of its own and write one line to its stdin."""
+        with self._lost():
+            channel = self._channel()
+            channel.exec_command(shlex.join(command))
+            process = SshProcess(self._name, channel, first_line)
+        self._spawned.append(process)
+        return process
+
+    def forward(self, port: int) -> str:
+        """A loopback port here that leads to the board's loopback port."""
+
+        def dial() -> Any:
+            transport = self._client.get_transport()
+            if transport is None:
+                raise OSError("the connection is closed")
+            return transport.open_channel(
+                "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT_S
+            )
+
+        tunnel = Tunnel(dial, f"{self._name}-ssh")
+        self._tunnels.append(tunnel)
+        return tunnel.address
+
+    def close(self) -> None:
+        """Give everything back."""
+        for process in self._spawned:
+            process.end()
+        for tunnel in self._tunnels:
+            tunnel.close()
+        for client in reversed(self._clients):
+            client.close()
+
+    def _connect(
+        self, alias: str, config: paramiko.SSHConfig, entry: DeviceEntry | None, depth: int
+    ) -> paramiko.SSHClient:
+        told = config.lookup(alias)
+        host = told.get("hostname", alias)
+        port = (entry and entry.port) or int(told.get("port", 22))
+        user = (entry and entry.user) or told.get("user") or getpass.getuser()
+        keys = [entry.key] if entry and entry.key else told.get("identityfile", [])
+        found = [str(Path(key).expanduser()) for key in keys if Path(key).expanduser().is_file()]
+        client = paramiko.SSHClient()
+        self._clients.append(client)
+        known = Path(told.get("userknownhostsfile", "~/.ssh/known_hosts").split()[0]).expanduser()
+        client.load_system_host_keys()
+        if known.is_file():
+            client.load_host_keys(str(known))
+        client.set_missing_host_key_policy(_Refuse(self._name, alias, port))
+        try:
+            client.connect(
+                host,
+                port=port,
+                username=user,
+                key_filename=found or None,  # type: ignore[arg-type]
+                timeout=CONNECT_TIMEOUT_S,
+                banner_timeout=CONNECT_TIMEOUT_S,
+                auth_timeout=CONNECT_TIMEOUT_S,
+                sock=self._jump(told, config, host, port, depth),
+            )
+        except NotReachable:
+            raise
+        except paramiko.BadHostKeyException as error:
+            raise NotReachable(
+                f"{self._name}: the host key of {alias} is not the one that {known} has (now "
+                f"{_fingerprint(error.key)}): somebody may be in between. If the board was set up anew: "
+                f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}"
+            ) from error
+        except paramiko.AuthenticationException as error:
+            raise NotReachable(
+                f"{self._name}: {user}@{alias} accepts no key of yours: ssh-copy-id -p {port} {user}@{alias}, or name "
+                "one with 'key' in devices.yaml"
+            ) from error
+        except (OSError, paramiko.SSHException) as error:
+            raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {error or 'no answer'}") from error
+        transport = client.get_transport()
+        assert transport is not None
+        transport.set_keepalive(KEEPALIVE_S)
+        return client
+
+    def _jump(self, told: Any, config: paramiko.SSHConfig, host: str, port: int, depth: int) -> Any:
+        """A channel through ProxyJump, or None."""
+        jump = told.get("proxyjump", "none")
+        if jump.lower() == "none":
+            return None
+        if depth > 4:
+            raise NotReachable(f"{self._name}: ProxyJump of ~/.ssh/config goes in a circle")
+        *before, last = jump.split(",")
+        user, _, rest = last.rpartition("@")
+        alias, _, jump_port = rest.partition(":")
+        entry = DeviceEntry(
+            transport="ssh", host=alias, user=user or None, port=int(jump_port) if jump_port.isdigit() else None
+        )
+        if before:
+            raise NotReachable(f"{self._name}: a ProxyJump over several hosts is not supported: chain them by alias")
+        client = self._connect(alias, config, entry, depth + 1)
+        transport = client.get_transport()
+        assert transport is not None
+        return transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT_S)
+
+    def _channel(self) -> paramiko.Channel:
+        transport = self._client.get_transport()
+        if transport is None or not transport.is_active():
+            raise DeviceLost(f"{self._name}: the SSH connection is gone")
+        return transport.open_session(timeout=CONNECT_TIMEOUT_S)
+
+    def _collect(self, channel: paramiko.Channel, deadline: float, program: str) -> Completed:
+        out, err = bytearray(), bytearray()
+        while True:
+            while channel.recv_ready():
+                out += channel.recv(READ_BYTES)
+            while channel.recv_stderr_ready():
+                err += channel.recv_stderr(READ_BYTES)
+            # The last data may come after the status: only the end of both streams is the end.
+            if channel.exit_status_ready() and (channel.eof_received or channel.closed):
+                break
+            if time.monotonic() > deadline:
+                raise NotReachable(f"{self._name}: {program} did not end in time")
+            time.sleep(0.005)
+        while channel.recv_ready():
+            out += channel.recv(READ_BYTES)
+        while channel.recv_stderr_ready():
+            err += channel.recv_stderr(READ_BYTES)
+        return Completed(channel.recv_exit_status(), bytes(out), bytes(err))
+
+    def _lost(self) -> _Lost:
+        return _Lost(self._name)
+
+
+class _Lost:
+    """Turns what paramiko raises on an opened connection into DeviceLost."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, EOFError, paramiko.SSHException, socket.timeout)):
+            raise DeviceLost(f"{self._name}: SSH: {error or type(error).__name__}") from error
+
+
+class SshProcess:
+    """A process on the board; its stdin stays open as long as the channel."""
+
+    def __init__(self, name: str, channel: paramiko.Channel, first_line: str) -> None:
+        self._name, self._channel = name, channel
+        channel.sendall((first_line + "\n").encode())
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_log)]
+        for reader in self._readers:
+            reader.start()
+
+    def read_line(self, timeout_s: float) -> str:
+        """The next line of stdout, empty at its end."""
+        try:
+            return self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            raise NotReachable(f"{self._name}: the agent said nothing for {timeout_s:.0f} s") from None
+
+    def log_tail(self) -> str:
+        """The last lines of stderr."""
+        return "\n".join(self._log)
+
+    def end(self) -> None:
+        """Close stdin, which ends the agent, and the channel."""
+        try:
+            self._channel.shutdown_write()
+            self._channel.status_event.wait(END_WAIT_S)
+        except (OSError, EOFError):
+            pass
+        finally:
+            self._channel.close()
+        for reader in self._readers:
+            reader.join(1.0)
+
+    def _read(self) -> None:
+        with self._channel.makefile("r") as stream:
+            for line in stream:
+                self._lines.put(line.strip())
+        self._lines.put("")
+
+    def _read_log(self) -> None:
+        with self._channel.makefile_stderr("r") as stream:
+            for line in stream:
+                self._log.append(line.rstrip())
+
+
+class _Refuse(paramiko.MissingHostKeyPolicy):
+    """An unknown host key is refused with its fingerprint and the command that accepts it."""
+
+    def __init__(self, name: str, alias: str, port: int) -> None:
+        self._name, self._alias, self._port = name, alias, port
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        """Called by paramiko for a host that known_hosts does not have."""
+        raise NotReachable(
+            f"{self._name}: the host key of {self._alias} is unknown ({_fingerprint(key)}): compare it with the "
+            f"board's, then accept it with: ssh -p {self._port} {self._alias}"
+        )
+
+
+def _user_config() -> paramiko.SSHConfig:
+    config = paramiko.SSHConfig()
+    path = Path("~/.ssh/config").expanduser()
+    if path.is_file():
+        with path.open() as file:
+            config.parse(file)
+    return config
+
+
+def _fingerprint(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.fingerprint}"
+
+
+def _entry_name(host: str, port: int) -> str:
+    return host if port == 22 else f"[{host}]:{port}"
