@@ -11,7 +11,10 @@ from typing import Protocol
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
 
-TRANSPORTS: Mapping[str, str] = {"local": "pocketbench.transports.local:Local"}
+TRANSPORTS: Mapping[str, str] = {
+    "local": "pocketbench.transports.local:Local",
+    "adb": "pocketbench.transports.adb:Adb",
+}
 
 
 @dataclass(frozen=True)
