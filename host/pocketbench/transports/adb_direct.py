@@ -27,7 +27,7 @@ HANDSHAKE_S = 10.0
 ALLOW_S = 30.0
 FEATURES = b"shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 # An accept that waits for ever cannot be woken everywhere.
-ACCEPT_SLICE_S = 0.5
+ACCEPT_SLICE_S = 0.2
 PIPE_BYTES = 256 * 1024
 OPEN_S = 10.0
 STALL_S = 60.0

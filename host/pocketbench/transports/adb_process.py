@@ -82,7 +82,11 @@ class AdbProcess:
     def _read(self) -> None:
         rest = {STDOUT: b"", STDERR: b""}
         try:
-            while (frame := self._frames.read(None)) is not None:
+            while True:
+                frame = self._frames.read(None)
+                if frame is None:
+                    self._log.append("its stream ended before it did: the device or the link is gone")
+                    break
                 identity, data = frame
                 if identity == EXIT:
                     break

@@ -297,9 +297,7 @@ class Connection:
             _, late = await asyncio.wait(self._tasks, timeout=5)
             for task in late:
                 task.cancel()
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
+        self._writer.transport.abort()
 
 
 def _known_keys(folder: Path | None) -> list[RSAPublicKey]:

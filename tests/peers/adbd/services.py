@@ -37,10 +37,10 @@ async def serve(options: Options, port: int, ready: Callable[[int], None]) -> No
         task = asyncio.current_task()
         assert task is not None
         connections.add(task)
-        try:
+        # asyncio's own callback in 3.11 calls a cancelled connection an error.
+        with contextlib.suppress(asyncio.CancelledError):
             await Connection(options, find, reader, writer).run()
-        finally:
-            connections.discard(task)
+        connections.discard(task)
 
     server = await asyncio.start_server(connected, "127.0.0.1", port, limit=LIMIT_BYTES)
     try:
@@ -48,9 +48,11 @@ async def serve(options: Options, port: int, ready: Callable[[int], None]) -> No
         await asyncio.Event().wait()
     finally:
         server.close()
-        for task in connections:
+        ending = list(connections)
+        for task in ending:
             task.cancel()
-        shell.kill_all()
+        await asyncio.gather(*ending, return_exceptions=True)
+        await shell.kill_all()
 
 
 async def _tcp(address: str) -> Service | None:

@@ -20,18 +20,21 @@ from tests.peers.adbd.connection import Connection, Options, Service, Stream
 STDIN, STDOUT_ID, STDERR_ID, EXIT, CLOSE_STDIN = range(5)
 FRAME = struct.Struct("<BI")
 PIPE_BYTES = 64 * 1024
+REAP_S = 2.0
 
 T = TypeVar("T")
 _running: set[Process] = set()
 # The loop keeps weak references only.
-_reaping: set[asyncio.Task[int]] = set()
+_reaping: set[asyncio.Task[None]] = set()
 
 
-def kill_all() -> None:
+async def kill_all() -> None:
     """Every command and what it started, when the daemon ends."""
     for process in list(_running):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+    if _reaping:
+        await asyncio.wait(_reaping, timeout=REAP_S)
 
 
 def service(connection: Connection, arguments: list[str], command: str) -> Service:
@@ -146,7 +149,16 @@ async def _end(process: Process) -> None:
             process.send_signal(signal.SIGHUP)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         await process.stdin.wait_closed()
-    waited = asyncio.create_task(process.wait())
+    waited = asyncio.create_task(_reap(process))
     _reaping.add(waited)
     waited.add_done_callback(_reaping.discard)
     waited.add_done_callback(lambda _: _running.discard(process))
+
+
+async def _reap(process: Process) -> None:
+    """Until nobody has its pipes any more: asyncio gives a process back only then."""
+    assert process.stdout is not None
+    for pipe in filter(None, (process.stdout, process.stderr)):
+        while await pipe.read(PIPE_BYTES):
+            pass
+    await process.wait()
