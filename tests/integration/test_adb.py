@@ -498,11 +498,13 @@ def _echo(greeting: bytes | None = None) -> Iterator[int]:
         listener.settimeout(0.1)
         accepting = threading.Thread(target=accept, daemon=True)
         accepting.start()
-        yield listener.getsockname()[1]
-        stop.set()
-        accepting.join()
-        for thread in threads:
-            thread.join(20)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stop.set()
+            accepting.join()
+            for thread in threads:
+                thread.join(20)
 
 
 def _receive(link: socket.socket, count: int) -> bytes:
