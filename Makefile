@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test check fix protos protos-check clean
+.PHONY: help bench test peers check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,8 +15,19 @@ bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine
 	  --model $(DIGITS)-float.tflite --model $(DIGITS)-int8.tflite \
 	  --model $(DIGITS)-float.onnx --model $(DIGITS)-int8.onnx
 
-test: check protos-check  ## Lint, types, wire code, and all tests.
+test: check protos-check peers  ## Lint, types, wire code, and all tests.
 	$(BIN)/python -m pytest tests
+
+# What the tests run against and pip does not have.
+PEERS := adb openssh-server
+APT := apt-get install --yes --no-install-recommends $(PEERS)
+
+peers:  ## Debian packages that the tests need: install them where that may be done, else say how.
+	@if command -v adb >/dev/null && PATH=$$PATH:/usr/sbin command -v sshd >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update --quiet && $(APT); \
+	elif command -v apt-get >/dev/null && sudo --non-interactive true 2>/dev/null; then \
+	  sudo apt-get update --quiet && sudo $(APT); \
+	else echo "Some tests will be skipped. To have them: sudo $(APT)"; fi
 
 check: $(VENV)/.dev  ## Format, lint and types.
 	$(BIN)/ruff format --check .

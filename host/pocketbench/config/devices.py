@@ -35,6 +35,7 @@ Reached = Literal["local", "adb", "ssh"]
 class _Keys(_Strict):
     serial: str | None = None
     address: str | None = None
+    adb: Literal["server", "direct"] | None = None
     host: str | None = None
     port: int | None = Field(default=None, ge=1, le=65535)
     user: str | None = None

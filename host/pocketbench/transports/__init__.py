@@ -14,6 +14,7 @@ from pocketbench.errors import NotReachable
 TRANSPORTS: Mapping[str, str] = {
     "local": "pocketbench.transports.local:Local",
     "ssh": "pocketbench.transports.ssh:Ssh",
+    "adb": "pocketbench.transports.adb:Adb",
 }
 
 

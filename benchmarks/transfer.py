@@ -1,0 +1,185 @@
+"""How fast a file reaches a device over ADB, beside `adb push`, and with how much memory.
+
+What: a file of random bytes is pushed to the ADB daemon of `tests/peers/adbd` over loopback, three ways in a shuffled
+order within each repetition: `adb push` (the adb in adbutils' wheel, with its own start-up, as a person would run it),
+our transport through that same adb server, and our transport straight to the daemon with no server between. The link
+of our two is open already; the source is in the page cache and everything earlier is synced before the clock starts.
+The first repetition warms up and is not timed; its copies are compared with the source.
+
+The daemon is Python and takes part in the time, with checksums for the direct way (the adb server leaves them out):
+the ratios say how near ours comes to `adb push` on the same peer, the rates say nothing about a phone.
+
+Memory: this process's peak (VmHWM, reset before each push) above what was resident before.
+
+A pass: medians of server >= 0.9 and direct >= 0.5 of `adb push`, memory less than 32 MB above the baseline.
+MB = 10^6 bytes. Linux only; needs twice the size as free disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from statistics import median
+
+import adbutils
+from conditions import conditions  # type: ignore[import-not-found]
+
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.transports.adb import Adb
+
+MB = 1_000_000
+ROOT = Path(__file__).resolve().parents[1]
+BOUNDS = {"server": 0.9, "direct": 0.5}
+BOUND_MEMORY_MB = 32.0
+BLOCK = 1024 * 1024
+TIMEOUT_S = 300
+
+
+def main() -> int:
+    """Measure; 1 when a bound is missed, 2 when there is no room."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--mb", type=int, default=200, help="size in MB (10^6 bytes)")
+    parser.add_argument("--repeat", type=int, default=9, help="counted repetitions")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured")
+    arguments = parser.parse_args()
+    size = arguments.mb * MB
+    if shutil.disk_usage(arguments.folder).free < 3 * size:
+        print(f"{3 * arguments.mb} MB are needed in {arguments.folder}", file=sys.stderr)
+        return 2
+    print(conditions(("adbutils", "adb-shell")))
+    with tempfile.TemporaryDirectory(prefix="transfer-", dir=arguments.folder) as name:
+        seconds, memory = _measure(Path(name), size, arguments.repeat)
+    print(conditions(("adbutils", "adb-shell")))
+    missed = _report(size, seconds, memory)
+    for line in missed:
+        print(f"MISSED: {line}")
+    if not missed:
+        print("PASS")
+    return 1 if missed else 0
+
+
+def _measure(folder: Path, size: int, repeat: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    source, root = folder / "source", folder / "device"
+    root.mkdir()
+    with source.open("wb") as file:
+        for start in range(0, size, BLOCK):
+            file.write(os.urandom(min(BLOCK, size - start)))
+    port = _free_port()
+    os.environ.update(ANDROID_ADB_SERVER_PORT=str(port), HOME=str(folder), ADB_MDNS="0", ADB_USB="0", ADB_EMU="0")
+    adb = str(Path(adbutils.__file__).parent / "binaries" / "adb")
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
+    with ExitStack() as stack:
+        address = stack.enter_context(_daemon(root))
+        stack.enter_context(_server(adb))
+        links = {way: stack.enter_context(closing(_opened(address, way))) for way in ("server", "direct")}
+
+        def by_adb() -> None:
+            subprocess.run(
+                [adb, "-s", address, "push", str(source), str(root / "adb")],
+                check=True,
+                capture_output=True,
+                timeout=TIMEOUT_S,
+            )
+
+        ways: dict[str, Callable[[], None]] = {"adb": by_adb}
+        for way, link in links.items():
+            ways[way] = lambda way=way, link=link: link.push(source, way)  # type: ignore[misc]
+        for round_ in range(repeat + 1):
+            for way in random.sample(list(ways), len(ways)):
+                (root / way).unlink(missing_ok=True)
+                os.sync()
+                base = _reset_peak()
+                begin = time.perf_counter()
+                ways[way]()
+                took = time.perf_counter() - begin
+                memory[way] = max(memory.get(way, 0.0), (_status_bytes("VmHWM") - base) / MB)
+                if round_ == 0 and not filecmp.cmp(source, root / way, shallow=False):
+                    raise SystemExit(f"{way}: the copy differs")
+                if round_ > 0:
+                    seconds.setdefault(way, []).append(took)
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return seconds, memory
+
+
+def _report(size: int, seconds: dict[str, list[float]], memory: dict[str, float]) -> Sequence[str]:
+    missed = []
+    for way in ("adb", *BOUNDS):
+        rates = sorted(size / MB / took for took in seconds[way])
+        ratio = median(seconds["adb"]) / median(seconds[way])
+        print(
+            f"  {way:7s} {median(rates):5.0f} MB/s ({rates[0]:.0f} to {rates[-1]:.0f}), {ratio:.2f} of adb push, "
+            f"memory +{memory[way]:.1f} MB"
+        )
+        if way in BOUNDS and ratio < BOUNDS[way]:
+            missed.append(f"{way}: {ratio:.2f} of adb push, the bound is {BOUNDS[way]}")
+        if way in BOUNDS and memory[way] >= BOUND_MEMORY_MB:
+            missed.append(f"{way}: memory rose by {memory[way]:.0f} MB, the bound is {BOUND_MEMORY_MB:.0f}")
+    return missed
+
+
+def _opened(address: str, way: str) -> Adb:
+    entry = DeviceEntry.model_validate({"transport": "adb", "address": address, "adb": way})
+    transport = Adb("peer", entry)
+    transport.open()
+    return transport
+
+
+@contextmanager
+def _daemon(root: Path) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.peers.adbd", "--root", str(root)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().split()[1]}"
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT_S)
+
+
+@contextmanager
+def _server(adb: str) -> Iterator[None]:
+    subprocess.run([adb, "start-server"], check=True, capture_output=True, timeout=TIMEOUT_S)
+    try:
+        yield
+    finally:
+        subprocess.run([adb, "kill-server"], check=True, capture_output=True, timeout=TIMEOUT_S)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _reset_peak() -> int:
+    """Set VmHWM back to what is resident now (proc(5), clear_refs); returns the baseline."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _status_bytes("VmHWM")
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(key)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

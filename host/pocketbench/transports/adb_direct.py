@@ -1,0 +1,300 @@
+"""ADB without a server: adb-shell's handshake and keys, with our own socket below and our own streams above.
+
+adb-shell 0.4.4's TCP transport ignores a short send, leaves Nagle on and spins at the end of a stream, and its
+device class does one thing at a time; hence only its handshake is used here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adb_shell.transport.base_transport import BaseTransport
+
+from pocketbench.errors import NotReachable
+from pocketbench.transports.adb_mux import HEADER, VERSION_NO_CHECKSUM, Mux, MuxStream
+from pocketbench.transports.adb_services import ByteStream, LinkError, LinkLost
+
+PORT = 5555
+CONNECT_S = 10.0
+HANDSHAKE_S = 10.0
+# As long as a person needs to unlock a phone and to tap "Allow".
+ALLOW_S = 30.0
+FEATURES = b"shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
+# An accept that waits for ever cannot be woken everywhere.
+ACCEPT_SLICE_S = 0.2
+PIPE_BYTES = 256 * 1024
+OPEN_S = 10.0
+STALL_S = 60.0
+UNAUTHORIZED = "unlock the device, tap Allow where it asks about this computer's key, then run this again"
+_making_key = threading.Lock()
+
+
+class Direct:
+    """A device over TCP."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self._name = name
+        self._address = address
+        self._mux: Mux | None = None
+        self._forwards: list[Forward] = []
+
+    def open(self) -> None:
+        """Connect and authenticate. NotReachable, with what to do."""
+        endpoint = split_address(self._name, self._address)
+        wire = Wire(endpoint)
+        try:
+            self._mux = self._handshake(wire)
+        except BaseException:
+            wire.close()
+            raise
+
+    def stream(self, service: str, timeout_s: float) -> ByteStream:
+        """A stream of the shared connection."""
+        return self._live().open(service, timeout_s)
+
+    def forward(self, port: int) -> str:
+        """A loopback listener whose connections become streams."""
+        mux = self._live()
+        self._forwards.append(Forward(self._name, lambda: mux.open(f"tcp:{port}", OPEN_S)))
+        return self._forwards[-1].address
+
+    def close(self) -> None:
+        """End the listeners and the connection."""
+        for forward in self._forwards:
+            forward.close()
+        self._forwards.clear()
+        if self._mux is not None:
+            self._mux.close()
+            self._mux = None
+
+    def _live(self) -> Mux:
+        if self._mux is None:
+            raise LinkLost("the link is not open")
+        return self._mux
+
+    def _handshake(self, wire: Wire) -> Mux:
+        from adb_shell import constants, exceptions
+        from adb_shell.adb_device import AdbDevice
+        from adb_shell.auth.sign_cryptography import CryptographySigner
+
+        asked = threading.Event()
+        where = f"{self._name}: {self._address}"
+        try:
+            signer = CryptographySigner(str(key()))
+        except (OSError, ValueError, TypeError) as error:
+            raise NotReachable(f"{self._name}: the ADB key {key_path()} cannot be used: {error}") from error
+        try:
+            AdbDevice(wire, HANDSHAKE_S, b"features=" + FEATURES).connect(
+                rsa_keys=[signer],
+                transport_timeout_s=CONNECT_S,
+                auth_timeout_s=ALLOW_S,
+                read_timeout_s=max(HANDSHAKE_S, ALLOW_S),
+                auth_callback=lambda _: asked.set(),
+            )
+        except (TimeoutError, exceptions.AdbTimeoutError, exceptions.TcpTimeoutException) as error:
+            if asked.is_set():
+                raise NotReachable(f"{self._name}: unauthorized: {UNAUTHORIZED}") from error
+            raise NotReachable(f"{where} does not answer: is the device on, and in this network?") from error
+        except exceptions.InvalidCommandError as error:
+            raise NotReachable(
+                f"{where} wants an encrypted link (wireless debugging of Android 11 and later), or does not speak ADB: "
+                "pair it with an adb server (`adb pair`), and leave the server running"
+            ) from error
+        except OSError as error:
+            why = error.strerror or str(error)
+            hint = UNAUTHORIZED if asked.is_set() else "is debugging over TCP on (`adb tcpip 5555` once, over USB)?"
+            raise NotReachable(f"{where}: {why}: {hint}") from error
+        except (exceptions.DeviceAuthError, exceptions.InvalidResponseError, exceptions.InvalidChecksumError) as error:
+            raise NotReachable(f"{where} does not speak ADB as expected: {error}") from error
+        version, maxdata, banner = wire.welcome()
+        if b"shell_v2" not in banner:
+            raise NotReachable(f"{where}: the device is older than Android 7: it has no shell protocol")
+        checksums = min(int(constants.VERSION), version) < VERSION_NO_CHECKSUM
+        return Mux(wire.take(), maxdata, checksums, self._name)
+
+
+class Wire(BaseTransport):  # type: ignore[misc]
+    """The socket below adb-shell's handshake: whole sends, no delay, an end that is noticed."""
+
+    def __init__(self, endpoint: tuple[str, int]) -> None:
+        self._endpoint = endpoint
+        self._socket: socket.socket | None = None
+        self._received = bytearray()
+
+    def connect(self, transport_timeout_s: float | None) -> None:
+        """OSError where it cannot."""
+        self._socket = socket.create_connection(self._endpoint, CONNECT_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def close(self) -> None:
+        """The handshake closes before it connects."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
+        """At most that many bytes; ConnectionError at the end of the stream."""
+        assert self._socket is not None
+        self._socket.settimeout(transport_timeout_s)
+        data = self._socket.recv(numbytes)
+        if not data:
+            raise ConnectionResetError("the device closed the link")
+        self._received += data
+        return data
+
+    def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
+        """All of it."""
+        assert self._socket is not None
+        self._socket.settimeout(transport_timeout_s)
+        self._socket.sendall(data)
+        return len(data)
+
+    def welcome(self) -> tuple[int, int, bytes]:
+        """Version, largest packet and banner of the device's CNXN, which adb-shell reads and drops."""
+        version, maxdata, banner = 0, 0, b""
+        position = 0
+        while position + HEADER.size <= len(self._received):
+            command, arg0, arg1, length, _, _ = HEADER.unpack_from(self._received, position)
+            position += HEADER.size + length
+            if command == b"CNXN":
+                version, maxdata, banner = arg0, arg1, bytes(self._received[position - length : position])
+        return version, maxdata, banner
+
+    def take(self) -> socket.socket:
+        """The socket; from here on it is the caller's."""
+        assert self._socket is not None
+        taken, self._socket = self._socket, None
+        return taken
+
+
+class Forward:
+    """A listener on this machine; each connection is a stream to the device."""
+
+    def __init__(self, name: str, opened: Callable[[], MuxStream]) -> None:
+        self._name = name
+        self._opened = opened
+        self._closed = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(ACCEPT_SLICE_S)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._lock = threading.Lock()
+        self._pipes: set[tuple[socket.socket, MuxStream]] = set()
+        self._threads: list[threading.Thread] = []
+        self._accepting = self._start(self._accept)
+
+    def close(self) -> None:
+        """End the listener and what runs through it."""
+        self._closed.set()
+        with self._lock:
+            pipes = list(self._pipes)
+        for local, stream in pipes:
+            stream.close()
+            _shut(local)
+        self._accepting.join()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(OPEN_S)
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, name=f"{self._name}-adb-forward", daemon=True)
+        thread.start()
+        return thread
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                local, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.append(self._start(self._pipe, local))
+
+    def _pipe(self, local: socket.socket) -> None:
+        with local:
+            local.settimeout(None)
+            local.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                stream = self._opened()
+            except LinkError:
+                return
+            pipe = (local, stream)
+            with self._lock:
+                self._pipes.add(pipe)
+            if self._closed.is_set():
+                stream.close()
+            up = self._start(_up, local, stream)
+            try:
+                while data := stream.read(None):
+                    local.sendall(data)
+            except (LinkError, OSError):
+                pass
+            finally:
+                _shut(local)
+                stream.close()
+                up.join()
+                with self._lock:
+                    self._pipes.discard(pipe)
+
+
+def _up(local: socket.socket, stream: MuxStream) -> None:
+    """ADB knows no half-closed streams: the end of one side is the end of both."""
+    try:
+        while data := local.recv(PIPE_BYTES):
+            stream.write(data, STALL_S)
+    except (LinkError, OSError):
+        pass
+    finally:
+        stream.close()
+
+
+def _shut(local: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        local.shutdown(socket.SHUT_RDWR)
+
+
+def split_address(name: str, address: str) -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]:port`. NotReachable for anything else."""
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(PORT)
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise NotReachable(f"{name}: 'address: {address}' in devices.yaml is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def key_path() -> Path:
+    """Where every ADB client of this user keeps its key."""
+    return Path.home() / ".android" / "adbkey"
+
+
+def key() -> Path:
+    """The key's path; made where it is missing, readable by its owner only."""
+    from adb_shell.auth.keygen import keygen, write_public_keyfile
+
+    path = key_path()
+    public = path.with_name(path.name + ".pub")
+    with _making_key:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = path.with_name(f"{path.name}.{os.getpid()}")
+            fresh_public = fresh.with_name(fresh.name + ".pub")
+            os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            try:
+                keygen(str(fresh))
+                fresh_public.replace(public)
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
+                fresh_public.unlink(missing_ok=True)
+        elif not public.exists():
+            write_public_keyfile(str(path), str(public))
+    return path
