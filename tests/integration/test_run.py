@@ -365,3 +365,17 @@ def test_real_models(bench: Bench) -> None:
     assert [r["status"] for r in ended.results] == ["OK"] * 6
     inputs = ended.results[2]["model"]["inputs"][0]
     assert (inputs["dtype"], inputs["shape"]) == ("uint8", [1, 640, 640, 3])
+
+
+def test_an_unreachable_device_harms_no_other(bench: Bench) -> None:
+    """Nobody listens there: its cases are SKIPPED with what to do, the local ones are measured."""
+    (bench.home / "devices.yaml").write_text(
+        "devices:\n  gone: {transport: ssh, host: 127.0.0.1, port: 1}\n  phone: {transport: adb, address: '127.0.0.1:1'}\n"
+    )
+    ended = bench(
+        *("--device", "gone", "--device", "phone", "--device", "local", "--model", bench.null()),
+        *(*QUICK, "--format", "json"),
+    )
+    assert ended.code == 3
+    assert [r["status"] for r in ended.results] == ["SKIPPED", "SKIPPED", "OK"]
+    assert {r["reasons"][0]["code"] for r in ended.results[:2]} == {"not_available"}
