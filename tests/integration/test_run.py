@@ -370,7 +370,8 @@ def test_real_models(bench: Bench) -> None:
 def test_an_unreachable_device_harms_no_other(bench: Bench) -> None:
     """Nobody listens there: its cases are SKIPPED with what to do, the local ones are measured."""
     (bench.home / "devices.yaml").write_text(
-        "devices:\n  gone: {transport: ssh, host: 127.0.0.1, port: 1}\n  phone: {transport: adb, address: '127.0.0.1:1'}\n"
+        "devices:\n  gone: {transport: ssh, host: 127.0.0.1, port: 1}\n"
+        "  phone: {transport: adb, address: '127.0.0.1:1'}\n"
     )
     ended = bench(
         *("--device", "gone", "--device", "phone", "--device", "local", "--model", bench.null()),
