@@ -66,7 +66,9 @@ def main() -> int:
     if arguments.end_with_stdin:
         threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
     while not stop.wait(1.0):
-        patience_s = min(arguments.idle, RELEASED_IDLE_S) if agent.lease.released else arguments.idle
+        # Where no host holds its stdin, the released lease is what says that the host has gone.
+        gone = agent.lease.released and not arguments.end_with_stdin
+        patience_s = min(arguments.idle, RELEASED_IDLE_S) if gone else arguments.idle
         if guard.idle_s() > patience_s and not agent.jobs.busy() and not agent.lease.in_force():
             break
     agent.jobs.close()
