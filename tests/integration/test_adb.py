@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -30,6 +31,7 @@ from tests.integration.adb_clients import (
     CommandLine,
     Daemon,
     OurTransport,
+    adb_of_its_own,
     daemon,
     debian_adb,
     entry,
@@ -288,6 +290,46 @@ def test_a_device_with_small_packets_and_checksums(make: Make, tmp_path: Path) -
         assert client.run(["cat", "copy"]).stdout == (tmp_path / "source").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["debian-adb", "wheel-adb"])
+def test_what_only_the_command_lines_do(
+    kind: str, servers: Callable[[str], AdbServer], device: Daemon, tmp_path: Path
+) -> None:
+    """Folders (LIST, LIS2), pulls (RECV, RCV2) and symbolic links: the daemon has them for whoever tries it."""
+    server, root = servers(kind), device.root / kind
+    (tmp_path / "tree" / "a b").mkdir(parents=True)
+    (tmp_path / "tree" / "a b" / "ü").write_bytes(os.urandom(MB))
+    (tmp_path / "tree" / "link").symlink_to("a b/ü")
+    with closing(CommandLine(server, device.address)) as client:
+        client.connect()
+        assert server("-s", device.address, "push", str(tmp_path / "tree"), str(root)).code == 0
+        assert server("-s", device.address, "pull", str(root), str(tmp_path / "back")).code == 0
+        listed = server("-s", device.address, "ls", str(root)).stdout.decode()
+        raw = server("-s", device.address, "exec-out", f"cat '{kind}/a b/ü'").stdout
+    content = (tmp_path / "tree" / "a b" / "ü").read_bytes()
+    assert (tmp_path / "back" / "a b" / "ü").read_bytes() == content == raw
+    assert {line.split(maxsplit=3)[3] for line in listed.splitlines()} == {"a b", "link"}
+
+
+def test_delayed_acknowledgements(user: Path, device: Daemon, tmp_path: Path) -> None:
+    """adb 36 sends ahead of the acknowledgements when it is told to."""
+    (tmp_path / "source").write_bytes(os.urandom(40 * MB))
+    with adb_of_its_own(user, ADB_BURST_MODE="1") as server, closing(CommandLine(server, device.address)) as client:
+        client.connect()
+        client.push(tmp_path / "source", "ahead")
+        assert client.run(["cat", "ahead"]).stdout == (tmp_path / "source").read_bytes()
+
+
+def test_a_wrapper_and_a_root_of_the_daemon(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("x")
+    options = ("--exec-prefix", "env WRAPPED='a b'", "--sync-root", str(tmp_path / "below"))
+    with daemon(tmp_path / "root", *options) as one:
+        client = make(one)
+        client.connect()
+        assert client.run(["sh", "-c", "echo $WRAPPED; pwd"]).stdout.decode() == f"a b\n{one.root}\n"
+        client.push(tmp_path / "source", "/data/local/tmp/x")
+    assert (tmp_path / "below" / "data" / "local" / "tmp" / "x").read_text() == "x"
+
+
 # What is ours alone.
 
 
@@ -439,13 +481,35 @@ def test_what_cannot_be_reached_says_what_to_do(
 
 
 def test_a_server_that_ends_is_not_started_again(user: Path, device: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = AdbServer(wheel_adb(), user)
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.port))
-    with _opened(Adb("phone", entry(device.address, "server"))) as transport:
-        server.kill()
-        with pytest.raises(DeviceLost, match="phone: true: it is gone"):
-            transport.run(["true"], 5)
-    assert not listens(server.port)
+    with adb_of_its_own(user) as server:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.port))
+        with _opened(Adb("phone", entry(device.address, "server"))) as transport:
+            server.kill()
+            with pytest.raises(DeviceLost, match="phone: true: it is gone"):
+                transport.run(["true"], 5)
+        assert not listens(server.port)
+
+
+def test_a_server_that_hangs(user: Path, device: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb_server, "ANSWER_S", 1.0)
+    with adb_of_its_own(user) as server:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(server.port))
+        with _opened(Adb("phone", entry(device.address, "server"))) as transport, _stopped(server.pid()):
+            for call in (lambda: transport.run(["true"], 1), lambda: transport.forward(1)):
+                begin = time.monotonic()
+                with pytest.raises(NotReachable, match=r"^phone: .*: no answer in time; is it awake"):
+                    call()
+                assert time.monotonic() - begin < SOON_S
+
+
+def test_a_command_that_cannot_start_says_why(ours: Callable[[Daemon], Adb], device: Daemon) -> None:
+    with _opened(ours(device)) as transport:
+        for _ in range(20):
+            process = transport.spawn(["no-such-command"], "token")
+            assert process.read_line(5) == ""
+            assert "no-such-command" in process.log_tail()
+            with pytest.raises(NotReachable, match=r"^phone: the agent did not start: .*no-such-command"):
+                start("phone", transport, ["no-such-command"])
 
 
 def test_a_device_without_the_shell_protocol(ours: Callable[[Daemon], Adb], tmp_path: Path) -> None:
@@ -461,6 +525,15 @@ def test_what_speaks_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adb_direct, "CONNECT_S", 1.0)
     with _echo(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port, pytest.raises(NotReachable, match="not speak ADB"):
         Adb("phone", entry(f"127.0.0.1:{port}", "direct")).open()
+
+
+@contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
