@@ -123,6 +123,8 @@ def run(link: Link, line: str, timeout_s: float) -> Completed:
             if identity in outputs:
                 outputs[identity].append(data)
         raise LinkLost("the command ended without an exit code")
+    except LinkTimeout:
+        raise LinkTimeout(f"it did not end within {timeout_s:g} s") from None
     finally:
         stream.close()
 
@@ -172,7 +174,10 @@ def _answer(stream: ByteStream) -> None:
 
     def exactly(count: int) -> bytes:
         while len(buffer) < count:
-            more = stream.read(max(deadline - time.monotonic(), 0.0))
+            try:
+                more = stream.read(max(deadline - time.monotonic(), 0.0))
+            except LinkTimeout:
+                raise LinkTimeout(f"no answer within {SYNC_DONE_S:g} s") from None
             if not more:
                 raise LinkLost("the device ended the copy without an answer")
             buffer.extend(more)
