@@ -16,7 +16,7 @@ OLD_UPLOAD_WAIT_S = 5.0
 RESERVE_BYTES = 64 * 1024 * 1024
 _REHASH_BYTES = 1024 * 1024
 # So often what came is sent to the disk, so that the last sync has little left to wait for.
-_SYNC_BYTES = 32 * 1024 * 1024
+_SYNC_BYTES = 8 * 1024 * 1024
 
 
 class CacheError(Exception):

@@ -121,10 +121,11 @@ class OurTransport:
 class AdbServer:
     """A private adb server of one `adb`, and commands to it."""
 
-    def __init__(self, program: Path, home: Path) -> None:
+    def __init__(self, program: Path, home: Path, **environment: str) -> None:
         self.port = free_port()
         self._program = program
-        self._environment = {**os.environ, **QUIET, "HOME": str(home), "ANDROID_ADB_SERVER_PORT": str(self.port)}
+        told = {"HOME": str(home), "ANDROID_ADB_SERVER_PORT": str(self.port)}
+        self._environment = {**os.environ, **QUIET, **told, **environment}
         self._environment.pop("ANDROID_SERIAL", None)
         self("start-server")
 
@@ -143,10 +144,27 @@ class AdbServer:
         """As it tells it."""
         return self("version").stdout.decode().splitlines()[1]
 
+    def pid(self) -> int:
+        """Of the server, which is no child of ours."""
+        words = f"tcp:{self.port}".encode()
+        found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if words in _words(path)]
+        assert len(found) == 1, found
+        return int(found[0].parent.name)
+
     def kill(self) -> None:
         """And wait until it is gone."""
         self("kill-server")
         assert wait_until(lambda: not listens(self.port), 5), "the adb server did not end"
+
+
+@contextlib.contextmanager
+def adb_of_its_own(home: Path, **environment: str) -> Iterator[AdbServer]:
+    """A server for one test, of the wheel's adb."""
+    server = AdbServer(wheel_adb(), home, **environment)
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 class Daemon:
@@ -228,3 +246,11 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+def _words(path: Path) -> list[bytes]:
+    try:
+        words = path.read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return words if b"fork-server" in words else []

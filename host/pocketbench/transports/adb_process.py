@@ -22,6 +22,7 @@ from pocketbench.transports.adb_services import (
     Frames,
     Link,
     LinkError,
+    LinkLost,
 )
 
 END_WAIT_S = 5.0
@@ -47,7 +48,9 @@ class AdbProcess:
         self._stream = link.stream(f"shell,v2,raw:{line}", STALL_S)
         self._frames = Frames(self._stream)
         try:
-            self._frames.write(STDIN, first_line.encode() + b"\n", STALL_S)
+            # A command that has ended already says why on its stderr.
+            with contextlib.suppress(LinkLost):
+                self._frames.write(STDIN, first_line.encode() + b"\n", STALL_S)
         except LinkError:
             self._stream.close()
             raise

@@ -165,10 +165,10 @@ class Server:
         with _errors():
             return {info.serial: info.state for info in _client().list()}
 
-    def _ask(self, request: str, timeout_s: float = ANSWER_S) -> Any:
+    def _ask(self, request: str, timeout_s: float | None = None) -> Any:
         """An adbutils connection on which the server has said OKAY."""
         with _errors():
-            connection = _client().make_connection(timeout_s)
+            connection = _client().make_connection(ANSWER_S if timeout_s is None else timeout_s)
             try:
                 _request(connection, request)
             except BaseException:

@@ -5,6 +5,7 @@ Sources of the formats: AOSP packages/modules/adb, shell_protocol.h (shell v2) a
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import struct
 import time
@@ -111,7 +112,9 @@ def run(link: Link, line: str, timeout_s: float) -> Completed:
     stream = link.stream(f"shell,v2,raw:{line}", timeout_s)
     try:
         frames = Frames(stream)
-        frames.write(CLOSE_STDIN, b"", timeout_s)
+        # A quick command has ended, and its stream with it: what it said is there to be read all the same.
+        with contextlib.suppress(LinkLost):
+            frames.write(CLOSE_STDIN, b"", timeout_s)
         outputs: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
         while (frame := frames.read(deadline)) is not None:
             identity, data = frame
@@ -120,6 +123,8 @@ def run(link: Link, line: str, timeout_s: float) -> Completed:
             if identity in outputs:
                 outputs[identity].append(data)
         raise LinkLost("the command ended without an exit code")
+    except LinkTimeout:
+        raise LinkTimeout(f"it did not end within {timeout_s:g} s") from None
     finally:
         stream.close()
 
@@ -169,7 +174,10 @@ def _answer(stream: ByteStream) -> None:
 
     def exactly(count: int) -> bytes:
         while len(buffer) < count:
-            more = stream.read(max(deadline - time.monotonic(), 0.0))
+            try:
+                more = stream.read(max(deadline - time.monotonic(), 0.0))
+            except LinkTimeout:
+                raise LinkTimeout(f"no answer within {SYNC_DONE_S:g} s") from None
             if not more:
                 raise LinkLost("the device ended the copy without an answer")
             buffer.extend(more)
