@@ -54,6 +54,9 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if not arguments.end_with_stdin:
+        # A link that hangs up takes its shell with it; a job outlives its link.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server, agent, guard, port = serve(home, build_sha256(), token)
     handshake = {
         "protocol_min": PROTOCOL_MIN,

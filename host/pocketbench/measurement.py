@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketbench_agent.device_info import DeviceInfo
+
 Nanoseconds = NDArray[np.int64]
 EMPTY: Nanoseconds = np.zeros(0, np.int64)
 
@@ -157,21 +159,8 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Device:
-    """What the device said of itself at the start of the session."""
+class Device(DeviceInfo):
+    """What the device said of itself at the start of the session, and the agent that said it."""
 
-    model: str
-    soc: str
-    os: str
-    kernel: str
-    cpu: str
-    boot_id: str
-    fingerprint: str
-    cpus: int
-    arch: str
-    libc: str
-    python: str
-    free_bytes: int
-    memory_bytes: int
     runtimes: Sequence[str] = ()
     agent_build: str = ""

@@ -6,19 +6,17 @@ device class does one thing at a time; hence only its handshake is used here.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from adb_shell.transport.base_transport import BaseTransport
 
 from pocketbench.errors import NotReachable
-from pocketbench.transports.adb_mux import HEADER, VERSION_NO_CHECKSUM, Mux, MuxStream
-from pocketbench.transports.adb_services import ByteStream, LinkError, LinkLost
+from pocketbench.transports.adb_mux import HEADER, VERSION_NO_CHECKSUM, Mux
+from pocketbench.transports.adb_services import ByteStream, LinkLost
+from pocketbench.transports.tunnel import Stream, Tunnel
 
 PORT = 5555
 CONNECT_S = 10.0
@@ -27,8 +25,6 @@ HANDSHAKE_S = 10.0
 ALLOW_S = 30.0
 FEATURES = b"shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 # An accept that waits for ever cannot be woken everywhere.
-ACCEPT_SLICE_S = 0.2
-PIPE_BYTES = 256 * 1024
 OPEN_S = 10.0
 STALL_S = 60.0
 UNAUTHORIZED = "unlock the device, tap Allow where it asks about this computer's key, then run this again"
@@ -42,7 +38,7 @@ class Direct:
         self._name = name
         self._address = address
         self._mux: Mux | None = None
-        self._forwards: list[Forward] = []
+        self._forwards: list[Tunnel] = []
 
     def open(self) -> None:
         """Connect and authenticate. NotReachable, with what to do."""
@@ -61,7 +57,12 @@ class Direct:
     def forward(self, port: int) -> str:
         """A loopback listener whose connections become streams."""
         mux = self._live()
-        self._forwards.append(Forward(self._name, lambda: mux.open(f"tcp:{port}", OPEN_S)))
+
+        def dial() -> Stream:
+            stream = mux.open(f"tcp:{port}", OPEN_S)
+            return Stream(lambda: stream.read(None), lambda data: stream.write(data, STALL_S), stream.close)
+
+        self._forwards.append(Tunnel(dial, f"{self._name}-adb"))
         return self._forwards[-1].address
 
     def close(self) -> None:
@@ -172,93 +173,6 @@ class Wire(BaseTransport):  # type: ignore[misc]
         assert self._socket is not None
         taken, self._socket = self._socket, None
         return taken
-
-
-class Forward:
-    """A listener on this machine; each connection is a stream to the device."""
-
-    def __init__(self, name: str, opened: Callable[[], MuxStream]) -> None:
-        self._name = name
-        self._opened = opened
-        self._closed = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(ACCEPT_SLICE_S)
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._lock = threading.Lock()
-        self._pipes: set[tuple[socket.socket, MuxStream]] = set()
-        self._threads: list[threading.Thread] = []
-        self._accepting = self._start(self._accept)
-
-    def close(self) -> None:
-        """End the listener and what runs through it."""
-        self._closed.set()
-        with self._lock:
-            pipes = list(self._pipes)
-        for local, stream in pipes:
-            stream.close()
-            _shut(local)
-        self._accepting.join()
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(OPEN_S)
-
-    def _start(self, target: Callable[..., None], *arguments: Any) -> threading.Thread:
-        thread = threading.Thread(target=target, args=arguments, name=f"{self._name}-adb-forward", daemon=True)
-        thread.start()
-        return thread
-
-    def _accept(self) -> None:
-        while not self._closed.is_set():
-            try:
-                local, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-            self._threads.append(self._start(self._pipe, local))
-
-    def _pipe(self, local: socket.socket) -> None:
-        with local:
-            local.settimeout(None)
-            local.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                stream = self._opened()
-            except LinkError:
-                return
-            pipe = (local, stream)
-            with self._lock:
-                self._pipes.add(pipe)
-            if self._closed.is_set():
-                stream.close()
-            up = self._start(_up, local, stream)
-            try:
-                while data := stream.read(None):
-                    local.sendall(data)
-            except (LinkError, OSError):
-                pass
-            finally:
-                _shut(local)
-                stream.close()
-                up.join()
-                with self._lock:
-                    self._pipes.discard(pipe)
-
-
-def _up(local: socket.socket, stream: MuxStream) -> None:
-    """ADB knows no half-closed streams: the end of one side is the end of both."""
-    try:
-        while data := local.recv(PIPE_BYTES):
-            stream.write(data, STALL_S)
-    except (LinkError, OSError):
-        pass
-    finally:
-        stream.close()
-
-
-def _shut(local: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        local.shutdown(socket.SHUT_RDWR)
 
 
 def split_address(name: str, address: str) -> tuple[str, int]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import shlex
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
-from pocketbench.errors import DeviceError, NotReachable
+from pocketbench.errors import DeviceError
 from pocketbench.transports import Completed
 from pocketbench.transports.adb_services import (
     CLOSE_STDIN,
@@ -24,10 +22,10 @@ from pocketbench.transports.adb_services import (
     LinkError,
     LinkLost,
 )
+from pocketbench.transports.output import Output
 
 END_WAIT_S = 5.0
 SIGNAL_S = 10.0
-LOG_LINES = 40
 # The shell says its process id first, then becomes the command.
 MARK = "pocketbench-pid"
 
@@ -38,11 +36,10 @@ class AdbProcess:
     def __init__(
         self, name: str, link: Link, run: Callable[[str, float], Completed], command: Sequence[str], first_line: str
     ) -> None:
-        self._name = name
         self._run = run
         self._pid = 0
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._output = Output(name)
+        self.read_line, self.log_tail = self._output.read_line, self._output.log_tail
         self._exited = threading.Event()
         line = f"echo {MARK} $$; exec {shlex.join(command)}"
         self._stream = link.stream(f"shell,v2,raw:{line}", STALL_S)
@@ -56,17 +53,6 @@ class AdbProcess:
             raise
         self._reader = threading.Thread(target=self._read, name=f"{name}-adb-process", daemon=True)
         self._reader.start()
-
-    def read_line(self, timeout_s: float) -> str:
-        """The next line of stdout, empty at its end."""
-        try:
-            return self._lines.get(timeout=timeout_s)
-        except queue.Empty:
-            raise NotReachable(f"{self._name}: the agent said nothing for {timeout_s:.0f} s") from None
-
-    def log_tail(self) -> str:
-        """The last lines of stderr."""
-        return "\n".join(self._log)
 
     def end(self) -> None:
         """Close stdin, then terminate, then kill; where the link is gone the device has done it."""
@@ -88,7 +74,7 @@ class AdbProcess:
             while True:
                 frame = self._frames.read(None)
                 if frame is None:
-                    self._log.append("its stream ended before it did: the device or the link is gone")
+                    self._output.log("its stream ended before it did: the device or the link is gone")
                     break
                 identity, data = frame
                 if identity == EXIT:
@@ -98,25 +84,25 @@ class AdbProcess:
                     for line in lines:
                         self._take(identity, line)
         except LinkError as error:
-            self._log.append(str(error))
+            self._output.log(str(error))
         for identity, data in rest.items():
             if data:
                 self._take(identity, data)
         self._exited.set()
-        self._lines.put("")
+        self._output.end()
 
     def _take(self, identity: int, data: bytes) -> None:
         line = data.decode(errors="replace").strip()
         if identity == STDERR:
-            self._log.append(line)
+            self._output.log(line)
         elif not self._pid:
             word, _, number = line.partition(" ")
             if word == MARK and number.isdecimal():
                 self._pid = int(number)
             else:
-                self._log.append(line)
+                self._output.log(line)
         else:
-            self._lines.put(line)
+            self._output.line(line)
 
 
 def ended(processes: Sequence[AdbProcess]) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import shutil
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
 from pocketbench.transports import Completed
+from pocketbench.transports.output import Output
 
 END_WAIT_S = 5.0
-LOG_LINES = 40
 
 
 class Local:
@@ -66,7 +64,6 @@ class LocalProcess:
     """A child whose stdin stays open as long as the host lives: the agent ends when it closes."""
 
     def __init__(self, name: str, command: Sequence[str], first_line: str, env: Mapping[str, str]) -> None:
-        self._name = name
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -81,18 +78,11 @@ class LocalProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(first_line + "\n")
         self._process.stdin.flush()
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._output = Output(name)
+        self.read_line, self.log_tail = self._output.read_line, self._output.log_tail
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_log)]
         for reader in self._readers:
             reader.start()
-
-    def read_line(self, timeout_s: float) -> str:
-        """The next line of stdout, empty at its end."""
-        try:
-            return self._lines.get(timeout=timeout_s)
-        except queue.Empty:
-            raise NotReachable(f"{self._name}: the agent said nothing for {timeout_s:.0f} s") from None
 
     def end(self) -> None:
         """Close stdin, then terminate, then kill."""
@@ -109,18 +99,12 @@ class LocalProcess:
         for reader in self._readers:
             reader.join(1.0)
 
-    def log_tail(self) -> str:
-        """The last lines of stderr."""
-        return "\n".join(self._log)
-
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as stream:
-            for line in stream:
-                self._lines.put(line.strip())
-        self._lines.put("")
+            self._output.lines_from(stream)
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as stream:
-            self._log.extend(line.rstrip() for line in stream)
+            self._output.log_from(stream)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import getpass
-import queue
 import shlex
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,12 @@ import paramiko
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceLost, NotReachable
 from pocketbench.transports import Completed
-from pocketbench.transports.tunnel import Tunnel
+from pocketbench.transports.output import Output
+from pocketbench.transports.tunnel import Stream, Tunnel
 
 CONNECT_TIMEOUT_S = 15.0
 KEEPALIVE_S = 10
 END_WAIT_S = 5.0
-LOG_LINES = 40
 READ_BYTES = 65536
 
 
@@ -76,13 +74,13 @@ class Ssh:
     def forward(self, port: int) -> str:
         """A loopback port here that leads to the board's loopback port."""
 
-        def dial() -> Any:
+        def dial() -> Stream:
             transport = self._client.get_transport()
             if transport is None:
                 raise OSError("the connection is closed")
-            return transport.open_channel(
-                "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=CONNECT_TIMEOUT_S
-            )
+            there, here = ("127.0.0.1", port), ("127.0.0.1", 0)
+            channel = transport.open_channel("direct-tcpip", there, here, timeout=CONNECT_TIMEOUT_S)
+            return Stream(lambda: channel.recv(READ_BYTES), channel.sendall, channel.close)
 
         tunnel = Tunnel(dial, f"{self._name}-ssh")
         self._tunnels.append(tunnel)
@@ -211,24 +209,13 @@ class SshProcess:
     """A process on the board; its stdin stays open as long as the channel."""
 
     def __init__(self, name: str, channel: paramiko.Channel, first_line: str) -> None:
-        self._name, self._channel = name, channel
+        self._channel = channel
+        self._output = Output(name)
+        self.read_line, self.log_tail = self._output.read_line, self._output.log_tail
         channel.sendall((first_line + "\n").encode())
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_log)]
         for reader in self._readers:
             reader.start()
-
-    def read_line(self, timeout_s: float) -> str:
-        """The next line of stdout, empty at its end."""
-        try:
-            return self._lines.get(timeout=timeout_s)
-        except queue.Empty:
-            raise NotReachable(f"{self._name}: the agent said nothing for {timeout_s:.0f} s") from None
-
-    def log_tail(self) -> str:
-        """The last lines of stderr."""
-        return "\n".join(self._log)
 
     def end(self) -> None:
         """Close stdin, which ends the agent, and the channel."""
@@ -244,14 +231,11 @@ class SshProcess:
 
     def _read(self) -> None:
         with self._channel.makefile("r") as stream:
-            for line in stream:
-                self._lines.put(line.strip())
-        self._lines.put("")
+            self._output.lines_from(stream)
 
     def _read_log(self) -> None:
         with self._channel.makefile_stderr("r") as stream:
-            for line in stream:
-                self._log.append(line.rstrip())
+            self._output.log_from(stream)
 
 
 class _Refuse(paramiko.MissingHostKeyPolicy):
