@@ -24,9 +24,9 @@ APT := apt-get install --yes --no-install-recommends $(PEERS)
 
 peers:  ## Debian packages that the tests need: install them where that may be done, else say how.
 	@if command -v adb >/dev/null && PATH=$$PATH:/usr/sbin command -v sshd >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update --quiet && $(APT); \
-	elif command -v apt-get >/dev/null && sudo --non-interactive true 2>/dev/null; then \
-	  sudo apt-get update --quiet && sudo $(APT); \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet && $(APT); then :; \
+	elif command -v apt-get >/dev/null && sudo --non-interactive true 2>/dev/null \
+	  && sudo apt-get update --quiet && sudo $(APT); then :; \
 	else echo "Some tests will be skipped. To have them: sudo $(APT)"; fi
 
 check: $(VENV)/.dev  ## Format, lint and types.
