@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from pocketbench_agent.framing import varint
 from pocketbench_agent.rpc import agent_pb2 as pb
 
 _DATA = pb.Chunk.DATA_FIELD_NUMBER
@@ -29,14 +30,8 @@ class Chunk:
 def encode(chunk: Chunk) -> bytes:
     """The message: protobuf reads concatenated fields as one message, so data can follow the small ones."""
     small = pb.Chunk(sha256=chunk.sha256, offset=chunk.offset, total=chunk.total).SerializeToString()
-    head = bytearray(small)
-    head.append(_DATA << 3 | _LENGTH_DELIMITED)
-    length = len(chunk.data)
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return b"".join((head, chunk.data))
+    tag = varint(_DATA << 3 | _LENGTH_DELIMITED)
+    return b"".join((small, tag, varint(len(chunk.data)), chunk.data))
 
 
 def decode(message: bytes) -> Chunk:

@@ -23,12 +23,17 @@ class FramingError(Exception):
 def frame(message: Message) -> bytes:
     """One message with its length before it."""
     body = message.SerializeToString()
-    length, head = len(body), bytearray()
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + body
+    return varint(len(body)) + body
+
+
+def varint(value: int) -> bytes:
+    """A non-negative number in protobuf's base-128 form."""
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
 
 
 def read_message(stream: BinaryIO, kind: type[M]) -> M | None:
