@@ -142,7 +142,8 @@ class Lane:
 
     def _connect(self) -> None:
         assert self._transport is not None
-        running = deploy.start(self.device, self._transport, deploy.command(self.device, self._transport, self.entry))
+        command = deploy.command(self.device, self._transport, self.entry, self.progress.say)
+        running = deploy.start(self.device, self._transport, command)
         session = Session(self.device, running, leases.owner())
         session.open()
         self._session, self._info = session, session.info

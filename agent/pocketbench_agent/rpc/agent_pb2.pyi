@@ -89,6 +89,7 @@ class DeviceInfo(google.protobuf.message.Message):
     PYTHON_FIELD_NUMBER: builtins.int
     FREE_BYTES_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    EMULATED_BY_FIELD_NUMBER: builtins.int
     model: builtins.str
     soc: builtins.str
     os: builtins.str
@@ -103,6 +104,8 @@ class DeviceInfo(google.protobuf.message.Message):
     python: builtins.str
     free_bytes: builtins.int
     memory_bytes: builtins.int
+    emulated_by: builtins.str
+    """empty on real hardware"""
     def __init__(
         self,
         *,
@@ -119,8 +122,9 @@ class DeviceInfo(google.protobuf.message.Message):
         python: builtins.str = ...,
         free_bytes: builtins.int = ...,
         memory_bytes: builtins.int = ...,
+        emulated_by: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arch", b"arch", "boot_id", b"boot_id", "cpu", b"cpu", "cpus", b"cpus", "fingerprint", b"fingerprint", "free_bytes", b"free_bytes", "kernel", b"kernel", "libc", b"libc", "memory_bytes", b"memory_bytes", "model", b"model", "os", b"os", "python", b"python", "soc", b"soc"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arch", b"arch", "boot_id", b"boot_id", "cpu", b"cpu", "cpus", b"cpus", "emulated_by", b"emulated_by", "fingerprint", b"fingerprint", "free_bytes", b"free_bytes", "kernel", b"kernel", "libc", b"libc", "memory_bytes", b"memory_bytes", "model", b"model", "os", b"os", "python", b"python", "soc", b"soc"]) -> None: ...
 
 global___DeviceInfo = DeviceInfo
 

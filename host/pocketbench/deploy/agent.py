@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def local_command(home: Path) -> Sequence[str]:
     return [sys.executable, "-m", "pocketbench_agent", "--home", str(home), "--end-with-stdin"]
 
 
-def command(device: str, transport: Transport, entry: DeviceEntry) -> Sequence[str]:
-    """What starts the agent of a device; it is put there first where it is not."""
+def command(device: str, transport: Transport, entry: DeviceEntry, say: Callable[[str], None]) -> Sequence[str]:
+    """What starts the agent of a device; it is put there first where it is not, and `say` is told so."""
     if entry.transport == "local":
         return local_command(local_home())
     from pocketbench.deploy.remote import command_for
 
-    return command_for(device, transport, entry)
+    return command_for(device, transport, entry, say)
 
 
 def start(device: str, transport: Transport, command: Sequence[str]) -> RunningAgent:

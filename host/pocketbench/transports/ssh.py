@@ -107,9 +107,14 @@ class Ssh:
         client = paramiko.SSHClient()
         self._clients.append(client)
         known = Path(told.get("userknownhostsfile", "~/.ssh/known_hosts").split()[0]).expanduser()
-        client.load_system_host_keys()
-        if known.is_file():
-            client.load_host_keys(str(known))
+        pinned = entry.host_key if entry else None
+        if pinned:
+            known = Path("devices.yaml")
+            _pin(client, self._name, _entry_name(host, port), pinned)
+        else:
+            client.load_system_host_keys()
+            if known.is_file():
+                client.load_host_keys(str(known))
         client.set_missing_host_key_policy(_Refuse(self._name, alias, port))
         try:
             client.connect(
@@ -128,7 +133,11 @@ class Ssh:
             raise NotReachable(
                 f"{self._name}: the host key of {alias} is not the one that {known} has (now "
                 f"{_fingerprint(error.key)}): somebody may be in between. If the board was set up anew: "
-                f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}"
+                + (
+                    "put its new key into 'host_key'"
+                    if pinned
+                    else f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}"
+                )
             ) from error
         except paramiko.AuthenticationException as error:
             raise NotReachable(
@@ -250,6 +259,14 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
             f"{self._name}: the host key of {self._alias} is unknown ({_fingerprint(key)}): compare it with the "
             f"board's, then accept it with: ssh -p {self._port} {self._alias}"
         )
+
+
+def _pin(client: paramiko.SSHClient, name: str, place: str, text: str) -> None:
+    """Accept that key and no other. NotReachable where the text is none."""
+    line = paramiko.hostkeys.HostKeyEntry.from_line(f"{place} {text}") if len(text.split()) >= 2 else None
+    if line is None or line.key is None:
+        raise NotReachable(f"{name}: 'host_key' in devices.yaml is not a line like 'ssh-ed25519 AAAA…'")
+    client.get_host_keys().add(place, line.key.get_name(), line.key)
 
 
 def _user_config() -> paramiko.SSHConfig:
