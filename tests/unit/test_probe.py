@@ -109,7 +109,7 @@ def test_old_agents_go_when_space_is_short(tmp_path: Path) -> None:
     told = [line.replace("/w", str(tmp_path)) for line in BOARD]
     probed = parse(told, free_kb=10)
     kept = [f"{tmp_path}/agents/new", f"{tmp_path}/pythons/new"]
-    remote._make_room("pi5", Shell(), probed, kept, 1000)  # type: ignore[arg-type]
+    remote._make_room("pi5", Shell(), probed, kept, 20_000)  # type: ignore[arg-type]
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*"))
     assert left == ["agents/new", "home/blobs", "pythons/new"]
     with pytest.raises(NotReachable, match=r"MB are free in .*; make room there, or name another folder"):
