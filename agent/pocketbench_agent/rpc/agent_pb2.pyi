@@ -151,10 +151,13 @@ class LeaseRequest(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     TTL_S_FIELD_NUMBER: builtins.int
+    INSTEAD_OF_FIELD_NUMBER: builtins.int
     op: global___LeaseRequest.Op.ValueType
     owner: builtins.str
     epoch: builtins.int
     ttl_s: builtins.int
+    instead_of: builtins.str
+    """a holder that is known to be gone"""
     def __init__(
         self,
         *,
@@ -162,8 +165,9 @@ class LeaseRequest(google.protobuf.message.Message):
         owner: builtins.str = ...,
         epoch: builtins.int = ...,
         ttl_s: builtins.int = ...,
+        instead_of: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "op", b"op", "owner", b"owner", "ttl_s", b"ttl_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instead_of", b"instead_of", "op", b"op", "owner", b"owner", "ttl_s", b"ttl_s"]) -> None: ...
 
 global___LeaseRequest = LeaseRequest
 

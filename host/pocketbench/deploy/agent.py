@@ -62,7 +62,7 @@ def start(device: str, transport: Transport, command: Sequence[str]) -> RunningA
         raise NotReachable(f"{device}: the agent did not start: {told_last}")
     if "busy" in told:
         process.end()
-        raise DeviceBusy(f"{device}: in use by {told['busy']}")
+        raise DeviceBusy(f"{device}: in use by {told['busy']}", str(told["busy"]))
     port = told.get("port")
     if not isinstance(port, int) or not 0 < port < 65536:
         process.end()
