@@ -26,10 +26,12 @@ class RunningAgent:
     process: Spawned
 
 
-def local_home() -> Path:
+def local_home(entry: DeviceEntry | None = None) -> Path:
     """Where the local agent keeps blobs and jobs."""
     import platformdirs
 
+    if entry is not None and entry.workdir:
+        return Path(entry.workdir).expanduser() / "home"
     return Path(platformdirs.user_cache_dir("pocketbench")) / "agent"
 
 
@@ -41,7 +43,7 @@ def local_command(home: Path) -> Sequence[str]:
 def command(device: str, transport: Transport, entry: DeviceEntry, say: Callable[[str], None]) -> Sequence[str]:
     """What starts the agent of a device; it is put there first where it is not, and `say` is told so."""
     if entry.transport == "local":
-        return local_command(local_home())
+        return local_command(local_home(entry))
     from pocketbench.deploy.remote import command_for
 
     return command_for(device, transport, entry, say)
