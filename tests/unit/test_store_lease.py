@@ -9,15 +9,17 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pocketbench.errors import DeviceBusy, StoreError
+from pocketbench.plan import Plan, Request
 from pocketbench.store import lease, store
 from pocketbench.store.lease import Lease
-from pocketbench.store.store import Store
+from pocketbench.store.store import Fence, Store, request_doc
+from tests.unit import facts
 
 CONTENDER = """
 import os, sys, time
@@ -95,6 +97,31 @@ def test_a_holder_that_lost_it_can_neither_renew_nor_release(opened: Store, monk
     lease.release(opened, frozen)
     with pytest.raises(DeviceBusy, match="bob@"):
         lease.take(opened, "pi5", elsewhere("cy"))
+
+
+def test_a_host_that_lost_it_stores_nothing(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen, overtaken, and awake again: neither a process nor a result of its own gets in; the other's do."""
+    request = Request((facts.case(),), Plan(seed=5))
+    run = opened.create_run(request, request_doc(request))
+    process, result = facts.processes()[0], facts.result()
+    frozen = lease.take(opened, "pi5", elsewhere("ann"))
+    opened.save_process(run, "a", process, (frozen.device, frozen.epoch))
+    now = lease.time.time()
+    monkeypatch.setattr(lease.time, "time", lambda: now + lease.TTL_S + 1)
+    other = lease.take(opened, "pi5", elsewhere("bob"))
+    attempts: tuple[Callable[[Fence], None], ...] = (
+        lambda fence: opened.save_process(run, "b", process, fence),
+        lambda fence: opened.save_result(run, "b", result, fence),
+    )
+    for store_it in attempts:
+        with pytest.raises(DeviceBusy, match="pi5: the lease ended while this host stood still"):
+            store_it((frozen.device, frozen.epoch))
+        with pytest.raises(DeviceBusy):
+            store_it(("never leased", 1))
+    assert set(opened.processes(run)) == {"a"} and not opened.results(run)
+    opened.save_process(run, "b", process, (other.device, other.epoch))
+    opened.save_result(run, "b", result, (other.device, other.epoch))
+    assert set(opened.processes(run)) == {"a", "b"} and set(opened.results(run)) == {"b"}
 
 
 def test_an_old_lease_of_the_same_owner_is_no_lease(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
