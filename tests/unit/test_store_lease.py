@@ -104,10 +104,10 @@ def test_a_host_that_lost_it_stores_nothing(opened: Store, monkeypatch: pytest.M
     request = Request((facts.case(),), Plan(seed=5))
     run = opened.create_run(request, request_doc(request))
     process, result = facts.processes()[0], facts.result()
-    frozen = lease.take(opened, "pi5", elsewhere("ann"))
+    with monkeypatch.context() as expired:
+        expired.setattr(lease, "TTL_S", -1)
+        frozen = lease.take(opened, "pi5", elsewhere("ann"))
     opened.save_process(run, "a", process, (frozen.device, frozen.epoch))
-    now = lease.time.time()
-    monkeypatch.setattr(lease.time, "time", lambda: now + lease.TTL_S + 1)
     other = lease.take(opened, "pi5", elsewhere("bob"))
     attempts: tuple[Callable[[Fence], None], ...] = (
         lambda fence: opened.save_process(run, "b", process, fence),
