@@ -38,8 +38,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
     folder.mkdir(mode=0o700)
     host_key, key = folder / "host", folder / "user"
     for path in (host_key, key):
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
-        subprocess.run(command, check=True)
+        make_key(path)
     (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -58,6 +57,11 @@ def sshd(folder: Path) -> Iterator[Sshd]:
     finally:
         server.terminate()
         server.wait(10)
+
+
+def make_key(path: Path) -> None:
+    """A pair of keys: the private one there, the public one beside it as `*.pub`."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "peer", "-f", str(path)], check=True)
 
 
 def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
