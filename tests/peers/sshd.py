@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +24,17 @@ class Sshd:
     key: Path
     host_key: Path
     folder: Path
+    address: str
 
     def known_hosts(self) -> str:
         """The line that makes its host key known."""
         kind, data, *_ = self.host_key.with_suffix(".pub").read_text().split()
-        return f"[127.0.0.1]:{self.port} {kind} {data}\n"
+        return f"[{self.address}]:{self.port} {kind} {data}\n"
 
 
 @contextmanager
-def sshd(folder: Path) -> Iterator[Sshd]:
-    """Start one; its files lie in the folder."""
+def sshd(folder: Path, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[Sshd]:
+    """Start one; its files lie in the folder. The prefix goes before its command: into a network, say."""
     assert SSHD is not None
     folder.mkdir(mode=0o700)
     host_key, key = folder / "host", folder / "user"
@@ -44,16 +45,16 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         port = probe.getsockname()[1]
     config = folder / "config"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nStrictModes no\nUsePAM no\n"
+        f"Port {port}\nListenAddress {address}\nHostKey {host_key}\nPidFile none\nStrictModes no\nUsePAM no\n"
         f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPasswordAuthentication no\nPermitRootLogin yes\n"
         "AllowTcpForwarding yes\nSubsystem sftp internal-sftp\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
+        server = subprocess.Popen([*prefix, SSHD, "-D", "-e", "-f", str(config)], stderr=log)
     try:
-        _wait(port, server)
-        yield Sshd(port, getpass.getuser(), key, host_key, folder)
+        _wait(address, port, server)
+        yield Sshd(port, getpass.getuser(), key, host_key, folder, address)
     finally:
         server.terminate()
         server.wait(10)
@@ -64,10 +65,10 @@ def make_key(path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "peer", "-f", str(path)], check=True)
 
 
-def _wait(port: int, server: subprocess.Popen[bytes]) -> None:
+def _wait(address: str, port: int, server: subprocess.Popen[bytes]) -> None:
     for _ in range(100):
         try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            socket.create_connection((address, port), 0.2).close()
             return
         except OSError:
             if server.poll() is not None:

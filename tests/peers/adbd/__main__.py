@@ -17,7 +17,8 @@ from tests.peers.adbd.wire import LARGEST_MAXDATA, VERSION_NO_CHECKSUM
 def main() -> None:
     """Read the options and serve."""
     parser = argparse.ArgumentParser(prog="python -m tests.peers.adbd", description="an ADB device daemon")
-    parser.add_argument("--port", type=int, default=0, help="TCP port on loopback; 0 picks one")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="TCP port there; 0 picks one")
     parser.add_argument("--root", type=Path, required=True, help="where commands start and relative paths lie")
     parser.add_argument("--auth", type=Path, metavar="KEYDIR", help="let in only clients with a *.pub in this folder")
     parser.add_argument("--accept-new", action="store_true", help="accept and keep any key that is offered")
@@ -50,15 +51,15 @@ def main() -> None:
         verbose=told.verbose,
     )
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_until_told(options, told.port))
+        asyncio.run(_until_told(options, told.host, told.port))
 
 
-async def _until_told(options: Options, port: int) -> None:
+async def _until_told(options: Options, host: str, port: int) -> None:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await serve(options, port, lambda found: print(f"PORT {found}", flush=True))
+    await serve(options, port, lambda found: print(f"PORT {found}", flush=True), host)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ async def find(connection: Connection, name: str) -> Service | None:
     return None
 
 
-async def serve(options: Options, port: int, ready: Callable[[int], None]) -> None:
-    """Listen on loopback until cancelled; `ready` is told the port."""
+async def serve(options: Options, port: int, ready: Callable[[int], None], host: str = "127.0.0.1") -> None:
+    """Listen there until cancelled; `ready` is told the port."""
     connections: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,7 +42,7 @@ async def serve(options: Options, port: int, ready: Callable[[int], None]) -> No
             await Connection(options, find, reader, writer).run()
         connections.discard(task)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", port, limit=LIMIT_BYTES)
+    server = await asyncio.start_server(connected, host, port, limit=LIMIT_BYTES)
     try:
         ready(server.sockets[0].getsockname()[1])
         await asyncio.Event().wait()

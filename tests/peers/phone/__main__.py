@@ -21,7 +21,7 @@ def main() -> None:
         sys.exit(f"No phone: {reason}")
     try:
         with phone(told.port) as started:
-            print(f'devices:\n  phone: {{transport: adb, address: "{started.address}", adb: direct}}', flush=True)
+            print(f'---\ndevices:\n  phone: {{transport: adb, address: "{started.address}", adb: direct}}', flush=True)
             started.wait()
     except (Missing, RuntimeError) as error:
         sys.exit(f"No phone: {error}")

@@ -24,6 +24,8 @@ from tests.peers.adbd.services import serve
 CLONE_NEWUSER = 0x10000000
 CAPABILITY_VERSION_3 = 0x20080522
 SHELL_ID = 2000
+# Where root has started the phone, its shell is root to the kernel's own files, which are those of this machine.
+READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 BANNER = (
     "device::ro.product.name=emulated;ro.product.model=Emulated phone;ro.product.device=emulated;"
     "ro.serialno=EMULATED0001"
@@ -50,6 +52,10 @@ def main() -> None:
     # /proc is still that of the outer process namespace.
     print(f"PID {Path('/proc/self').readlink()}", flush=True)
     _mount("-t", "proc", "proc", str(tree / "proc"))
+    for path in (tree / "proc" / name for name in READ_ONLY):
+        if path.exists():
+            _mount("--bind", str(path), str(path))
+            _mount("-o", "remount,bind,ro,nosuid,nodev,noexec", str(path))
     _mount("--bind", boot_id, str(tree / "proc/sys/kernel/random/boot_id"))
     # Signals without a handler do not reach the first process.
     signal.signal(signal.SIGTERM, _off)
