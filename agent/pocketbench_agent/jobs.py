@@ -6,6 +6,7 @@ A job needs nobody: once accepted it runs to its end or its deadline, whether or
 from __future__ import annotations
 
 import io
+import logging
 import os
 import queue
 import re
@@ -27,6 +28,7 @@ from pocketbench_agent.spawn import KILL_WAIT_S, Worker
 
 # Results that no host fetched for so long are nobody's any more.
 FORGOTTEN_S = 7 * 24 * 3600
+log = logging.getLogger(__name__)
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -175,6 +177,7 @@ class Jobs:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
+            log.info("job %s begins", job.job.job_id)
             with job.changed:
                 job.state = pb.JobState.RUNNING
             try:
@@ -188,6 +191,7 @@ class Jobs:
                 # A full disk must not cost the answer, nor the jobs that come after.
                 last.seq, job.unwritten = job.last_seq + 1, last
             release_files(job.job, self._cache)
+            log.info("job %s ended: %s %s", job.job.job_id, pb.Ended.How.Name(ended.how), ended.message)
             with job.changed:
                 job.state = pb.JobState.DONE
                 job.changed.notify_all()
