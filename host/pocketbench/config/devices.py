@@ -40,6 +40,7 @@ class _Keys(_Strict):
     port: int | None = Field(default=None, ge=1, le=65535)
     user: str | None = None
     key: str | None = None
+    host_key: str | None = None
     tags: tuple[str, ...] = ()
     kind: str | None = None
     lab_host: str | None = None

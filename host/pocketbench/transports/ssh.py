@@ -7,6 +7,7 @@ import shlex
 import socket
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,15 @@ class Ssh:
         client = paramiko.SSHClient()
         self._clients.append(client)
         known = Path(told.get("userknownhostsfile", "~/.ssh/known_hosts").split()[0]).expanduser()
-        client.load_system_host_keys()
-        if known.is_file():
-            client.load_host_keys(str(known))
+        if entry and entry.host_key:
+            kind, key = entry.host_key.split()[:2]
+            client.get_host_keys().add(
+                _entry_name(host, port), kind, paramiko.PKey.from_type_string(kind, b64decode(key))
+            )
+        else:
+            client.load_system_host_keys()
+            if known.is_file():
+                client.load_host_keys(str(known))
         client.set_missing_host_key_policy(_Refuse(self._name, alias, port))
         try:
             client.connect(
@@ -128,12 +135,14 @@ class Ssh:
             raise NotReachable(
                 f"{self._name}: the host key of {alias} is not the one that {known} has (now "
                 f"{_fingerprint(error.key)}): somebody may be in between. If the board was set up anew: "
-                f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}"
+                f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}",
+                "host key changed",
             ) from error
         except paramiko.AuthenticationException as error:
             raise NotReachable(
                 f"{self._name}: {user}@{alias} accepts no key of yours: ssh-copy-id -p {port} {user}@{alias}, or name "
-                "one with 'key' in devices.yaml"
+                "one with 'key' in devices.yaml",
+                "unauthorized",
             ) from error
         except (OSError, paramiko.SSHException) as error:
             raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {error or 'no answer'}") from error
@@ -248,7 +257,9 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
         """Called by paramiko for a host that known_hosts does not have."""
         raise NotReachable(
             f"{self._name}: the host key of {self._alias} is unknown ({_fingerprint(key)}): compare it with the "
-            f"board's, then accept it with: ssh -p {self._port} {self._alias}"
+            f"board's, then accept it with: ssh -p {self._port} {self._alias}",
+            "unknown host key",
+            f"{key.get_name()} {key.get_base64()}",
         )
 
 
