@@ -100,12 +100,12 @@ def inserted(text: str, line: str) -> str:
         start, end = value.start_mark, value.end_mark
         if start.line == key.end_mark.line:
             text = text[: start.index].rstrip(" ") + text[end.index :]
-        return _at_line(text, key.end_mark.line + 1, f"{' ' * (key.start_mark.column + 2)}{line}", newline)
+        return _below(text, key.end_mark.index, f"{' ' * (key.start_mark.column + 2)}{line}", newline)
     if value.flow_style:
         end = value.value[-1][1].end_mark.index
         return f"{text[:end]}, {line}{text[end:]}"
     indent = " " * value.value[0][0].start_mark.column
-    return _at_line(text, _last_line(value) + 1, indent + line, newline)
+    return _below(text, _end(value), indent + line, newline)
 
 
 def _compose(text: str) -> Any:
@@ -114,21 +114,21 @@ def _compose(text: str) -> Any:
     return YAML(typ="rt").compose(text)
 
 
-def _last_line(node: Any) -> int:
-    """The last line that a node stands on; block collections end only where the next thing begins."""
+def _end(node: Any) -> int:
+    """Where the last thing in a node ends; a block collection itself ends only where the next thing begins."""
     if isinstance(node.value, list) and not node.flow_style:
         leaves = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-        return max((_last_line(leaf) for leaf in leaves), default=node.start_mark.line)
-    if node.start_mark.index == node.end_mark.index:
-        return -1
-    end: int = node.end_mark.line
-    return end - 1 if node.end_mark.column == 0 else end
+        return max((_end(leaf) for leaf in leaves), default=node.start_mark.index)
+    # A value that is left out is said to stand where the next thing begins.
+    empty = node.start_mark.index == node.end_mark.index
+    return -1 if empty else int(node.end_mark.index)
 
 
-def _at_line(text: str, number: int, line: str, newline: str) -> str:
-    lines = text.splitlines(keepends=True) if newline == "\n" else re.split(r"(?<=\n)", text)
-    before, after = "".join(lines[:number]), "".join(lines[number:])
-    return f"{_ended(before, newline)}{line}{newline}{after}"
+def _below(text: str, index: int, line: str, newline: str) -> str:
+    """One line more, after the one that has that place."""
+    # A block of text ends behind its own line break.
+    at = index if text[index - 1] == "\n" else text.find("\n", index) + 1 or len(text)
+    return f"{_ended(text[:at], newline)}{line}{newline}{text[at:]}"
 
 
 def _ended(text: str, newline: str) -> str:
