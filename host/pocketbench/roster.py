@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import runtimes
@@ -28,6 +28,7 @@ class Row:
     address: str
     state: str
     remedy: str = ""
+    host_key: str = ""
     survey: Survey | None = None
     runtimes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     delegates: tuple[str, ...] = ()
@@ -72,12 +73,14 @@ def contact(name: str, entry: DeviceEntry, held: str | None = None) -> Row:
     try:
         transport = create(name, entry)
     except NotReachable as error:
-        return _row(base, error.state, str(error))
+        return replace(base, state=error.state, remedy=str(error))
     try:
         transport.open()
         told = survey(transport, entry)
+    except NotReachable as error:
+        return replace(base, state=error.state, remedy=str(error), host_key=error.host_key)
     except DeviceError as error:
-        return _row(base, error.state if isinstance(error, NotReachable) else UNREACHABLE, str(error))
+        return replace(base, remedy=str(error))
     finally:
         with suppress(Exception):
             transport.close()
@@ -93,20 +96,14 @@ def judged(base: Row, told: Survey, held: str | None) -> Row:
         state, remedy = NOT_USABLE, f"{base.name}: {why}"
     elif holder:
         state, remedy = BUSY, f"{base.name}: in use by {holder}: wait for it, or end it there"
-    return Row(
-        base.name,
-        base.transport,
-        base.address,
-        state,
-        remedy,
-        told,
-        {} if why else _runtimes(base.transport, told.arch),
-        () if why else ("cpu",),
+    return replace(
+        base,
+        state=state,
+        remedy=remedy,
+        survey=told,
+        runtimes={} if why else _runtimes(base.transport, told.arch),
+        delegates=() if why else ("cpu",),
     )
-
-
-def _row(base: Row, state: str, remedy: str) -> Row:
-    return Row(base.name, base.transport, base.address, state, remedy)
 
 
 def _runtimes(transport: str, arch: str) -> Mapping[str, tuple[str, ...]]:

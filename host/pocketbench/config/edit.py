@@ -61,6 +61,12 @@ def propose_name(model: str, fallback: str, devices: Mapping[str, DeviceEntry]) 
     return next(name for name in _numbered(stem) if name not in taken)
 
 
+def as_loaded(path: Path, told: Mapping[str, str | int]) -> DeviceEntry:
+    """The entry as it will be once it is in the file, whose defaults it gets."""
+    given = _plain(path.read_text()).get("defaults") if path.exists() else None
+    return DeviceEntry.model_validate({**(given or {}), **told})
+
+
 def add(path: Path, name: str, told: Mapping[str, str | int]) -> str:
     """Write one more device; the line that was added. ConfigError: the file cannot be edited, and is as it was."""
     load(path if path.exists() else None)

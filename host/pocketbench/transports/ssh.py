@@ -39,7 +39,7 @@ class Ssh:
 
     def open(self) -> None:
         """Connect, through the jumps that `~/.ssh/config` names. NotReachable says what to do."""
-        config = _user_config()
+        config = user_config()
         assert self._entry.host is not None
         self._client = self._connect(self._entry.host, config, self._entry, depth=0)
 
@@ -263,7 +263,8 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
         )
 
 
-def _user_config() -> paramiko.SSHConfig:
+def user_config() -> paramiko.SSHConfig:
+    """`~/.ssh/config`, empty where there is none."""
     config = paramiko.SSHConfig()
     path = Path("~/.ssh/config").expanduser()
     if path.is_file():
