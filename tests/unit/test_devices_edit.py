@@ -103,6 +103,15 @@ def test_a_broken_file_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "devices:\n  a: {transport: usb}\n"
 
 
+def test_what_a_dead_process_left_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit, "WAIT_S", 0.1)
+    left = tmp_path / ".devices.yaml.new"
+    left.touch()
+    with pytest.raises(ConfigError, match=r"if nobody is, remove .*\.devices\.yaml\.new"):
+        edit.add(tmp_path / "devices.yaml", "pi5", PI)
+    assert left.exists()
+
+
 def test_a_new_file_and_a_link(tmp_path: Path) -> None:
     real, link = tmp_path / "real.yaml", tmp_path / "link.yaml"
     edit.add(real, "pi5", PI)

@@ -44,7 +44,7 @@ def devices(ctx: click.Context, /, **options: Any) -> None:
     click.echo(_as_json(rows) if options["form"] == "json" else _as_table(rows))
 
 
-@devices.command()
+@devices.command(short_help="Add devices to devices.yaml.")
 @click.argument("what", nargs=-1)
 @click.option("--name", help="What to call it; default from its model.")
 @click.option("--accept-host-key", is_flag=True, help="Accept and pin a host key that is unknown so far.")
@@ -70,7 +70,7 @@ def add(what: tuple[str, ...], name: str | None, accept_host_key: bool, devices_
         _add(entry, name, path, accept_host_key, known)
 
 
-@devices.command()
+@devices.command(short_help="Check devices in depth.")
 @click.argument("names", metavar="NAME", nargs=-1, required=True)
 @store_option
 @run_options
@@ -99,7 +99,10 @@ def check(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None
     ctx.exit(3 if failed else 0)
 
 
-@devices.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@devices.command(
+    short_help="Run a command on a device.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @run_options
@@ -112,6 +115,8 @@ def shell(ctx: click.Context, /, name: str, command: tuple[str, ...], **options:
     from pocketbench.config import devices as config
     from pocketbench.transports import create
 
+    # `--` may stand before a command, as in other tools that run one.
+    command = command[1:] if command[:1] == ("--",) else command
     entries = config.load(config.find(options["devices_file"]))
     if name not in entries:
         config.select([name], entries)
@@ -132,7 +137,7 @@ def shell(ctx: click.Context, /, name: str, command: tuple[str, ...], **options:
     ctx.exit(done.code if done.code >= 0 else 128 - done.code)
 
 
-@devices.command()
+@devices.command(short_help="Show the agent's log of devices.")
 @click.argument("names", metavar="NAME", nargs=-1, required=True)
 @click.option("--lines", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Newest so many.")
 @run_options

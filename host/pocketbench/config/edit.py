@@ -10,8 +10,8 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ NAME_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or digit
 RESERVED = ("all", LOCAL)
 NEW_FILE = "# Devices that `bench --device NAME` can reach; `local` (this machine) needs no entry.\n"
 LONGEST_PROPOSAL = 24
+WAIT_S = 10.0
 
 
 def target(option: Path | None) -> Path:
@@ -71,21 +72,27 @@ def add(path: Path, name: str, told: Mapping[str, str | int]) -> str:
     """Write one more device; the line that was added. ConfigError: the file cannot be edited, and is as it was."""
     load(path if path.exists() else None)
     path = path.resolve()
-    try:
-        before = path.read_bytes() if path.exists() else NEW_FILE.encode()
-        text = before.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
     line = f"{_scalar(name)}: {{{', '.join(f'{key}: {_scalar(value)}' for key, value in told.items())}}}"
-    try:
-        after = inserted(text, line)
-        good = _holds(text, after, line, name, told)
-    except Exception:
-        # ruamel raises all sorts on text that was cut at the wrong place.
-        good = False
-    if not good:
-        raise ConfigError(f"{path}: is written in a way that cannot be added to: add this below 'devices': {line}")
-    _replace(path, before, after.encode())
+    with _successor(path) as fresh:
+        try:
+            before = path.read_bytes() if path.exists() else NEW_FILE.encode()
+            text = before.decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        try:
+            after = inserted(text, line)
+            good = _holds(text, after, line, name, told)
+        except Exception:
+            # ruamel raises all sorts on text that was cut at the wrong place.
+            good = False
+        if not good:
+            raise ConfigError(f"{path}: is written in a way that cannot be added to: add this below 'devices': {line}")
+        _write(fresh, after.encode())
+        if path.exists():
+            shutil.copymode(path, fresh)
+            if path.read_bytes() != before:
+                raise ConfigError(f"{path}: was changed by somebody else just now: run this again")
+        fresh.replace(path)
     return line
 
 
@@ -177,29 +184,34 @@ def _scalar(value: str | int) -> str:
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value) + '"'
 
 
-def _replace(path: Path, before: bytes, after: bytes) -> None:
-    """All or nothing: the new text is on disk before it takes the old one's name."""
+@contextlib.contextmanager
+def _successor(path: Path) -> Iterator[Path]:
+    """The file that will take the path's name once it is whole; that it is there keeps others from adding meanwhile."""
+    fresh = path.with_name(f".{path.name}.new")
+    deadline = time.monotonic() + WAIT_S
     try:
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        while True:
+            try:
+                os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                break
+            except FileExistsError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"{path}: somebody else is adding to it; if nobody is, remove {fresh}") from None
+                time.sleep(0.02)
+        try:
+            yield fresh
+        finally:
+            fresh.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, scratch)
-            if path.read_bytes() != before:
-                raise ConfigError(f"{path}: was changed by somebody else just now: run this again")
-        else:
-            Path(scratch).chmod(0o644)
-        Path(scratch).replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            Path(scratch).unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """To the disk itself, so that a crash leaves the old file or the new one."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _numbered(stem: str) -> Iterable[str]:
