@@ -200,8 +200,10 @@ def _successor(path: Path) -> Iterator[Path]:
                 time.sleep(0.02)
         try:
             yield fresh
-        finally:
+        except BaseException:
+            # Only then: once it has the path's name, one of that name is somebody else's.
             fresh.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
