@@ -14,10 +14,9 @@ from pocketbench.transports import adb_direct, adb_server
 from pocketbench.transports.adb_services import LinkError
 
 SSH_PORTS = (22, 2222)
-# What hosts, users and serials are made of; nothing else gets into devices.yaml or a command line.
+# What hosts and users are made of; nothing else gets into devices.yaml or a command line.
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,63}\$?", re.ASCII)
-SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 
 
 def server_states() -> Mapping[str, str]:

@@ -266,6 +266,15 @@ def test_a_check_of_this_machine(bench: Bench) -> None:
     assert len(bench("devices", "log", "local", "--lines", "1").stdout.splitlines()) == 1
 
 
+def test_a_device_that_another_host_holds(bench: Bench) -> None:
+    """Its store does not know of ours: the agent's own lease refuses the check, and says who has it."""
+    home = bench.home / "xdg_cache_home" / "pocketbench" / "agent"
+    with agent(home) as running, session(running, "ann@other (process 9)"):
+        ended = bench("devices", "check", "local")
+    assert ended.code == 3
+    assert ended.stdout.splitlines()[-1] == "local: failed   lease      in use by ann@other (process 9)"
+
+
 @needs_sshd
 def test_a_check_of_a_board(server: Sshd, known: Path, bench: Bench) -> None:
     """Agent and runtime are put there; afterwards the lease is free and the agent gone."""

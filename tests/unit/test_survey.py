@@ -185,6 +185,25 @@ def test_android_is_known_by_its_properties(shell: str, tmp_path: Path) -> None:
     assert (told.workdir, told.model, told.os) == ("/data/local/tmp/pocketbench", "Pixel 8", "Android 14 (API 34)")
 
 
+def test_the_script_runs_on_what_android_has(tmp_path: Path) -> None:
+    """mksh with toybox and nothing else on the path, as close to a phone's shell as Debian has it."""
+    toybox, mksh = shutil.which("toybox"), shutil.which("mksh")
+    if toybox is None or mksh is None:
+        pytest.skip("no toybox or mksh here: apt-get install toybox mksh")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    applets = subprocess.run([toybox], capture_output=True, text=True, check=True, timeout=10).stdout.split()
+    for applet in applets:
+        (folder / applet).symlink_to(toybox)
+    command = [mksh, "-c", f"{places(DeviceEntry(transport='ssh', host='x'))}\n{SCRIPT}"]
+    environment = {"HOME": str(tmp_path / "home"), "PATH": str(folder)}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=30, check=True)
+    assert done.stderr == b""
+    told = parse(done.stdout)
+    assert (told.complete, told.system, told.bits) == (True, "Linux", 64)
+    assert told.free_bytes is not None
+
+
 def test_a_lease_with_backslashes_survives_the_shell(tmp_path: Path) -> None:
     """dash's echo would read `\\c` and stop there."""
     home = tmp_path / "w" / "home"

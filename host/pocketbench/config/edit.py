@@ -64,7 +64,7 @@ def propose_name(model: str, fallback: str, devices: Mapping[str, DeviceEntry]) 
 
 def as_loaded(path: Path, told: Mapping[str, str | int]) -> DeviceEntry:
     """The entry as it will be once it is in the file, whose defaults it gets."""
-    given = _plain(path.read_text()).get("defaults") if path.exists() else None
+    given = _plain(path.read_bytes().decode()).get("defaults") if path.exists() else None
     return DeviceEntry.model_validate({**(given or {}), **told})
 
 

@@ -117,7 +117,7 @@ class Ssh:
             client.load_system_host_keys()
             if known.is_file():
                 client.load_host_keys(str(known))
-        client.set_missing_host_key_policy(_Refuse(self._name, alias, port))
+        client.set_missing_host_key_policy(_Refuse(self._name, alias, port, depth == 0))
         try:
             client.connect(
                 host,
@@ -250,8 +250,8 @@ class SshProcess:
 class _Refuse(paramiko.MissingHostKeyPolicy):
     """An unknown host key is refused with its fingerprint and the command that accepts it."""
 
-    def __init__(self, name: str, alias: str, port: int) -> None:
-        self._name, self._alias, self._port = name, alias, port
+    def __init__(self, name: str, alias: str, port: int, last: bool) -> None:
+        self._name, self._alias, self._port, self._last = name, alias, port, last
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         """Called by paramiko for a host that known_hosts does not have."""
@@ -259,7 +259,8 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
             f"{self._name}: the host key of {self._alias} is unknown ({_fingerprint(key)}): compare it with the "
             f"board's, then accept it with: ssh -p {self._port} {self._alias}",
             "unknown host key",
-            f"{key.get_name()} {key.get_base64()}",
+            # A jump's key is not the device's to pin.
+            f"{key.get_name()} {key.get_base64()}" if self._last else "",
         )
 
 
