@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test peers check fix protos protos-check clean
+.PHONY: help bench test peers bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,10 +29,19 @@ peers:  ## Debian packages that the tests need: install them where that may be d
 	  && sudo apt-get update --quiet && sudo $(APT); then :; \
 	else echo "Some tests will be skipped. To have them: sudo $(APT)"; fi
 
+# Of what goes into it; the wheel names its content, so that nothing is built twice.
+$(VENV)/.bundle: bundle/build.py host/pocketbench/deploy/runtimes.lock $(VENV)/.dev
+	$(BIN)/python bundle/build.py build/bundle
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall build/bundle/*.whl
+	@touch $@
+
+bundle: peers $(VENV)/.bundle  ## The Python for phones, and boards without one, as a wheel in build/bundle.
+	@ls build/bundle/*.whl
+
 check: $(VENV)/.dev  ## Format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy host/pocketbench examples tests benchmarks
+	$(BIN)/mypy host/pocketbench examples tests benchmarks bundle
 	$(BIN)/mypy --config-file agent/pyproject.toml agent/pocketbench_agent
 
 fix: $(VENV)/.dev  ## Format, and mend what ruff can mend.

@@ -1,9 +1,9 @@
 """`python -m pocketbench_agent --home DIR`: the agent.
 
 The session's token is the first line of stdin, so that it stands in no process list. One line of JSON on
-stdout is the handshake: {"protocol_min", "protocol_max", "build", "port"}, or {"busy": WHO} where another
-agent has this home. The agent ends when it was idle for 90 s, on SIGTERM, and with --end-with-stdin when stdin
-closes.
+stdout is the handshake: {"protocol_min", "protocol_max", "build", "port"}; where an agent of this build has the home
+already it is that one's, and this one ends; or {"busy": WHO} where that cannot be. The agent ends when it was idle for
+90 s, on SIGTERM, and with --end-with-stdin when stdin closes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, handover
 from pocketbench_agent.server import serve
 
 IDLE_S = 90.0
@@ -41,36 +41,41 @@ def main() -> int:
     arguments = parser.parse_args()
     _tune_malloc()
     home: Path = arguments.home
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     logging.basicConfig(filename=home / "agent.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    lock = _lock(home)
-    if lock is None:
-        print(json.dumps({"busy": _holder(home)}), flush=True)
-        return 3
     token = sys.stdin.readline().strip()
     if not token:
         print(json.dumps({"error": "no token on stdin"}), flush=True)
         return 2
+    build = build_sha256()
+    lock = _lock(home, None if arguments.end_with_stdin else handover.Request(home, build, token))
+    if isinstance(lock, int):
+        _greet(build, lock)
+        return 0
+    if lock is None:
+        print(json.dumps({"busy": _holder(home)}), flush=True)
+        return 3
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if not arguments.end_with_stdin:
         # A link that hangs up takes its shell with it; a job outlives its link.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    server, agent, guard, port = serve(home, build_sha256(), token)
-    handshake = {
-        "protocol_min": PROTOCOL_MIN,
-        "protocol_max": PROTOCOL_MAX,
-        "build": build_sha256(),
-        "port": port,
-    }
-    print(json.dumps(handshake), flush=True)
-    logging.info("serving protocol %d to %d, build %s", PROTOCOL_MIN, PROTOCOL_MAX, handshake["build"])
+    server, agent, guard, port = serve(home, build, token)
+    _greet(build, port)
+    logging.info("serving protocol %d to %d, build %s", PROTOCOL_MIN, PROTOCOL_MAX, build)
+
+    def let_in(token_sha256: str) -> None:
+        # Whoever comes is about to take the lease, and must not find an agent that is leaving.
+        agent.lease.released = False
+        guard.let_in(token_sha256)
+
     if arguments.end_with_stdin:
         threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
     while not stop.wait(1.0):
         # Where no host holds its stdin, the released lease is what says that the host has gone.
-        gone = agent.lease.released and not arguments.end_with_stdin
+        other_build = not arguments.end_with_stdin and handover.answer(home, build, port, let_in)
+        gone = other_build or (agent.lease.released and not arguments.end_with_stdin)
         patience_s = min(arguments.idle, RELEASED_IDLE_S) if gone else arguments.idle
         if guard.idle_s() > patience_s and not agent.jobs.busy() and not agent.lease.in_force():
             break
@@ -89,22 +94,35 @@ def build_sha256() -> str:
     return digest.hexdigest()
 
 
-def _lock(home: Path) -> IO[str] | None:
+def _greet(build: str, port: int) -> None:
+    handshake = {"protocol_min": PROTOCOL_MIN, "protocol_max": PROTOCOL_MAX, "build": build, "port": port}
+    print(json.dumps(handshake), flush=True)
+
+
+def _lock(home: Path, request: handover.Request | None) -> IO[str] | int | None:
     """One agent a home: the lock goes with the process, however it ends.
 
-    An agent that its host has just released is given the moment that it needs to end.
+    An agent that its host has just released is given the moment that it needs to end. The port of the one that has
+    the lock where it lets this one's host in; None where it does not in time.
     """
     file = (home / "agent.lock").open("a")
     deadline = time.monotonic() + HANDOVER_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() > deadline:
-                file.close()
-                return None
+    try:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except OSError:
+                port = request.port() if request else None
+                if port is not None:
+                    file.close()
+                    return port
             time.sleep(0.1)
+    finally:
+        if request is not None:
+            request.withdraw()
+    file.close()
+    return None
 
 
 def _tune_malloc() -> None:

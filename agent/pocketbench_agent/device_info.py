@@ -9,12 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
+import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT_VARIABLE = "POCKETBENCH_ROOT"
+GETPROP = "/system/bin/getprop"
+# Below a root that stands for a device: what its getprop printed.
+RECORDED_PROPERTIES = "/getprop.txt"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class DeviceInfo:
     python: str
     free_bytes: int
     memory_bytes: int
+    emulated_by: str
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,16 @@ def boot_id() -> str:
 
 def device_info(home: Path) -> DeviceInfo:
     """What this device says of itself; `home` is the folder whose disk counts."""
-    system = _os_name()
-    model = read_text("/proc/device-tree/model") or read_text("/sys/class/dmi/id/product_name") or ""
-    soc = read_text("/sys/devices/soc0/machine") or ""
+    properties = _properties()
+    system = _os_name(properties)
+    model = " ".join(filter(None, (properties.get("ro.product.manufacturer"), properties.get("ro.product.model"))))
+    model = model or read_text("/proc/device-tree/model") or read_text("/sys/class/dmi/id/product_name") or ""
+    soc = " ".join(filter(None, (properties.get("ro.soc.manufacturer"), properties.get("ro.soc.model"))))
+    soc = soc or read_text("/sys/devices/soc0/machine") or properties.get("ro.board.platform", "")
     kernel = platform.release()
     cpu = _cpu_name()
-    identity = "\n".join((platform.node(), model, soc, system, kernel, cpu, _machine_id()))
+    built = properties.get("ro.build.fingerprint", "") + properties.get("ro.serialno", "")
+    identity = "\n".join((platform.node(), model, soc, system, kernel, cpu, _machine_id(), built))
     return DeviceInfo(
         model=model.rstrip("\0"),
         soc=soc,
@@ -91,7 +102,25 @@ def device_info(home: Path) -> DeviceInfo:
         python=platform.python_version(),
         free_bytes=shutil.disk_usage(home).free,
         memory_bytes=_memory_bytes(),
+        emulated_by=emulated_by(platform.machine(), properties),
     )
+
+
+def emulated_by(arch: str, properties: Mapping[str, str]) -> str:
+    """What stands in for the hardware where something does, so that its times say nothing; else an empty string.
+
+    qemu-user shows the host's /proc/cpuinfo (x86: `vendor_id`; ARM's has `CPU implementer`, and 0 as its value where
+    qemu makes one up). A virtual ARM machine of QEMU calls itself `linux,dummy-virt` in its device tree.
+    """
+    if properties.get("ro.kernel.qemu") == "1" or properties.get("ro.boot.qemu") == "1":
+        return "the Android emulator"
+    if "linux,dummy-virt" in (read_text("/proc/device-tree/compatible") or ""):
+        return "a virtual machine of QEMU"
+    cpuinfo = read_text("/proc/cpuinfo") or ""
+    made_up = re.search(r"^CPU implementer\s*: 0x0*$", cpuinfo, re.MULTILINE) is not None
+    if arch == "aarch64" and (made_up or "vendor_id" in cpuinfo):
+        return "qemu-user"
+    return ""
 
 
 def rss_bytes() -> int | None:
@@ -150,7 +179,26 @@ def _status_bytes(key: str) -> int | None:
     return None
 
 
-def _os_name() -> str:
+def _properties() -> Mapping[str, str]:
+    """Android's system properties; none elsewhere."""
+    if root() != Path("/") or not Path(GETPROP).exists():
+        return parse_properties(read_text(RECORDED_PROPERTIES) or "")
+    try:
+        done = subprocess.run([GETPROP], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return parse_properties(done.stdout.decode(errors="replace"))
+
+
+def parse_properties(text: str) -> Mapping[str, str]:
+    """Lines of getprop: `[ro.product.model]: [Pixel 8]`."""
+    return dict(re.findall(r"^\[([^\]\n]+)\]: \[(.*)\]\r?$", text, re.MULTILINE))
+
+
+def _os_name(properties: Mapping[str, str]) -> str:
+    release = properties.get("ro.build.version.release")
+    if release:
+        return f"Android {release}"
     for line in (read_text("/etc/os-release") or "").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')

@@ -45,7 +45,6 @@ class Context:
 
     transport: str
     device: Device | None = None
-    emulated: bool = False
     plan: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     load_avg: float | None = None
@@ -74,6 +73,7 @@ def assemble(
             delegate=case.delegate,
             null_runtime=case.runtime.name == "null",
             has_thermal_sensor=context.has_thermal_sensor,
+            emulated_by=context.device.emulated_by if context.device else "",
         )
         judged = verdict.judge(evidence)
         # A case that did not end well has too few samples for that reason, and needs no second one.
@@ -90,7 +90,7 @@ def assemble(
         device=case.device,
         device_info=_device(context.device),
         transport=context.transport,
-        emulated=context.emulated,
+        emulated=bool(context.device and context.device.emulated_by),
         attempt=max((p.attempt for p in processes), default=1),
         model=_model(case, facts),
         runtime=Runtime(

@@ -52,7 +52,11 @@ class NotReachable(DeviceError):
 
 
 class DeviceBusy(DeviceError):
-    """Another owner has the lease."""
+    """Another owner has the lease; `holder` is who, where that is known."""
+
+    def __init__(self, message: str, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class DeviceLost(DeviceError):

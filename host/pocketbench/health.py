@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,11 @@ class Finding:
     text: str
 
 
-def check(name: str, entry: DeviceEntry, store: Store) -> Iterator[Finding]:
-    """Everything in order, each finding as soon as it is known; a failure ends what would build upon it."""
+def check(name: str, entry: DeviceEntry, store: Store, say: Callable[[str], None]) -> Iterator[Finding]:
+    """Everything in order, each finding as soon as it is known; a failure ends what would build upon it.
+
+    `say` is told what takes long.
+    """
     try:
         transport = create(name, entry)
         transport.open()
@@ -75,7 +78,7 @@ def check(name: str, entry: DeviceEntry, store: Store) -> Iterator[Finding]:
                 fit = fit and finding.verdict != "failed"
                 yield finding
             if fit:
-                yield from _agent(name, entry, transport, store)
+                yield from _agent(name, entry, transport, store, say)
         except DeviceBusy as error:
             yield _failed("lease", name, error)
         except DeviceError as error:
@@ -149,18 +152,21 @@ def _clock(transport: Transport) -> Finding:
     )
 
 
-def _agent(name: str, entry: DeviceEntry, transport: Transport, store: Store) -> Iterator[Finding]:
+def _agent(
+    name: str, entry: DeviceEntry, transport: Transport, store: Store, say: Callable[[str], None]
+) -> Iterator[Finding]:
     """Under the lease of the store and of the agent, both given back at the end."""
     # A check is short: who takes the device over meanwhile is refused by the agent's own lease.
     with leases.kept(store, leases.place(name, entry.transport), lambda: None):
         try:
-            running = deploy.start(name, transport, deploy.command(name, transport, entry))
+            running = deploy.start(name, transport, deploy.command(name, transport, entry, say))
         except NotReachable as error:
             yield _failed("agent", name, error)
             return
         session = Session(name, running, leases.owner())
         try:
-            session.open()
+            # A host of this machine that died left its lease behind.
+            session.open(gone=leases.orphaned)
             info = session.info
             yield Finding("lease", "ok", "free")
             yield Finding(

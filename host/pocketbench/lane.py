@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
-from pocketbench.gate import Gate
+from pocketbench.gate import Gate, Passed
 from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
@@ -30,10 +31,14 @@ from pocketbench.reference import ARCH, HostReference
 from pocketbench.results import Accuracy, Fidelity, Reason, Result
 from pocketbench.session import JobFiles, NoSpaceOnDevice, Session
 from pocketbench.store import lease as leases
-from pocketbench.store.store import Store
+from pocketbench.store.store import Fence, Store
 from pocketbench.transports import Transport, create
 
 ATTEMPTS = 2
+# How often the link may break in one process of a case, and how long a device is waited for when it does.
+BREAKS = 5
+RETURN_S = 180.0
+RETRY_S = (1.0, 10.0)
 SCORE_SEED = 20_261_125
 
 
@@ -59,6 +64,7 @@ class Lane:
     def __post_init__(self) -> None:
         # Set when somebody else has the device now: from then on nothing is measured or stored.
         self._fenced = threading.Event()
+        self._fence: Fence | None = None
         self._session: Session | None = None
         self._transport: Transport | None = None
         self._gate: Gate | None = None
@@ -79,16 +85,14 @@ class Lane:
         """Measure everything that has no result yet; never raises for what concerns the device."""
         self.progress.begin(self.device, self._steps())
         try:
-            with leases.kept(self.store, leases.place(self.device, self.entry.transport), self._lose), self._opened():
+            with self._lease(), self._opened():
                 self._score_all()
                 self._rounds()
                 self._finish()
-        except (DeviceBusy, NotReachable) as error:
-            code = "device_busy" if isinstance(error, DeviceBusy) else "not_available"
+        except DeviceError as error:
+            code = {DeviceBusy: "device_busy", NotReachable: "not_available"}.get(type(error), "device_lost")
             # Once the session had opened, whatever ends it is a loss.
             self._end_all(case_reason("device_lost" if self._info else code, str(error)))
-        except DeviceError as error:
-            self._end_all(case_reason("device_lost", str(error)))
         self._scratch.cleanup()
         ended = f"{len(self.results)} of {len(self.cases)} cases"
         self.progress.done(self.device, f"stopped after {ended}" if self.stop.is_set() else f"done, {ended}")
@@ -107,6 +111,12 @@ class Lane:
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
         return len(self._open_cases) * (self.request.plan.processes + 1) + scores - measured
 
+    @contextlib.contextmanager
+    def _lease(self) -> Iterator[None]:
+        with leases.kept(self.store, leases.place(self.device, self.entry.transport), self._lose) as lease:
+            self._fence = (lease.device, lease.epoch)
+            yield
+
     def _lose(self) -> None:
         self._fenced.set()
         self.cancel()
@@ -124,9 +134,12 @@ class Lane:
 
     def _connect(self) -> None:
         assert self._transport is not None
-        running = deploy.start(self.device, self._transport, deploy.command(self.device, self._transport, self.entry))
+        command = deploy.command(self.device, self._transport, self.entry, self.progress.say)
+        running = deploy.start(self.device, self._transport, command)
         session = Session(self.device, running, leases.owner())
-        session.open()
+        # A link that broke, or a host that died, left its lease behind.
+        mine = leases.owner() if self._info else ""
+        session.open(gone=lambda holder: holder == mine or leases.orphaned(holder))
         self._session, self._info = session, session.info
         if self._gate is None:
             cooldown = self.request.plan.cooldown_s
@@ -159,14 +172,18 @@ class Lane:
                 self._measure(case, index)
 
     def _measure(self, case: Case, index: int) -> None:
-        """One process of a case; where the agent died with it, it is started again once."""
-        for attempt in range(1, ATTEMPTS + 1):
-            assert self._gate is not None
+        """One process of a case. Where the link broke the agent has gone on with it, and it is collected; where the
+        agent died with it, it is started again once.
+        """
+        attempt, lost = 1, ""
+        for _ in range(ATTEMPTS + BREAKS):
+            if attempt > ATTEMPTS:
+                break
+            job_id = f"{self.run_id}.{case.key}.{index}.{attempt}"
             try:
-                passed = self._gate.wait()
+                passed = self._pass(job_id)
                 if self.stop.is_set():
                     return
-                job_id = f"{self.run_id}.{case.key}.{index}.{attempt}"
                 found = self._live().measure(case, self.request.plan, self._files(case), index, job_id)
             except NoSpaceOnDevice as error:
                 self._keep(case, Process(index, Ended("error", "push", str(error))))
@@ -174,9 +191,12 @@ class Lane:
             except NotReachable as error:
                 self._failures[case.key].append(case_reason("not_available", str(error)))
                 return
-            except DeviceLost as error:
-                self._reconnect()
+            except (DeviceLost, DeviceBusy) as error:
+                # Busy: the lease ended while this host stood still; it is taken again if nobody else has it.
+                if self.stop.is_set():
+                    return
                 lost = str(error)
+                self._reconnect(lost)
                 continue
             if found.ended.how == "cancelled" or found.ended.stage == "agent":
                 # Not the model's doing: it was stopped, or an agent before this one died while it ran.
@@ -184,16 +204,24 @@ class Lane:
                 self._acknowledge(found)
                 if self.stop.is_set():
                     return
+                attempt += 1
                 continue
             self._keep(case, replace(found, attempt=attempt, hot_start=passed.hot_start, boot_id=passed.boot_id))
             return
-        self._failures[case.key].append(case_reason("device_lost", f"{lost} (twice, in this case)"))
+        self._failures[case.key].append(case_reason("device_lost", f"{lost} (again and again, in this case)"))
+
+    def _pass(self, job_id: str) -> Passed:
+        """Through the gate, unless the job is on its way already."""
+        assert self._gate is not None and self._info is not None
+        if self._live().keeps(job_id):
+            return Passed(False, self._info.boot_id)
+        return self._gate.wait()
 
     def _keep(self, case: Case, process: Process) -> None:
         """Into the store first; only then may the agent forget it."""
         self._check_fence()
         self._processes[case.key][process.round] = process
-        self.store.save_process(self.run_id, case.key, process)
+        self.store.save_process(self.run_id, case.key, process, self._fence)
         self._acknowledge(process)
 
     def _check_fence(self) -> None:
@@ -205,12 +233,34 @@ class Lane:
             with contextlib.suppress(DeviceError):
                 self._live().acknowledge(process.job_id)
 
-    def _reconnect(self) -> None:
-        self._disconnect()
-        try:
-            self._connect()
-        except DeviceError as error:
-            raise DeviceLost(f"{error}; it could not be started again") from error
+    def _reconnect(self, why: str) -> None:
+        """Open the device anew. DeviceLost where it does not come back in time, or has been started anew meanwhile."""
+        assert self._transport is not None and self._info is not None
+        before, begin, pause_s = self._info.boot_id, time.monotonic(), RETRY_S[0]
+        told = False
+        while True:
+            self._disconnect()
+            self._transport.close()
+            try:
+                self._transport = create(self.device, self.entry)
+                self._transport.open()
+                self._connect()
+                break
+            except DeviceError as error:
+                # An agent that hangs under our own lease is a device that hangs.
+                if isinstance(error, DeviceBusy) and error.holder not in ("", leases.owner()):
+                    raise
+                if time.monotonic() - begin > RETURN_S or self.stop.is_set():
+                    raise DeviceLost(f"{why}; {printable(str(error))}") from error
+            if not told:
+                told = True
+                self.progress.say(f"{why}: waiting for it, {RETURN_S:.0f} s at most")
+            self.stop.wait(pause_s)
+            pause_s = min(2 * pause_s, RETRY_S[1])
+        if told:
+            self.progress.say(f"{self.device}: is back after {time.monotonic() - begin:.0f} s")
+        if self._info.boot_id != before:
+            raise DeviceLost(f"{self.device}: was started anew while it was measured (its boot id has changed)")
 
     def _is_dead(self, key: str) -> bool:
         return bool(self._failures[key]) or any(p.ended.how != "ok" for p in self._processes[key].values())
@@ -267,8 +317,9 @@ class Lane:
     def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:
             ended, outputs = self._live().reference(case, self.request.plan, files)
-        except DeviceLost:
-            self._reconnect()
+        except DeviceLost as error:
+            if not self.stop.is_set():
+                self._reconnect(str(error))
             return None
         except NoSpaceOnDevice:
             return None
@@ -298,7 +349,7 @@ class Lane:
                 if self.stop.is_set():
                     return None
                 lost = str(error)
-                self._reconnect()
+                self._reconnect(lost)
         return case_reason("device_lost", f"{lost} (twice, while it was scored)")
 
     def _keep_inputs(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
@@ -315,7 +366,7 @@ class Lane:
     def _end(self, case: Case, compared: Sequence[Fidelity] | None, accuracy: Accuracy | None) -> None:
         processes = [self._processes[case.key][k] for k in sorted(self._processes[case.key])]
         result = assemble(case, processes, self._context(), self._failures[case.key], compared, accuracy)
-        self.store.save_result(self.run_id, case.key, result)
+        self.store.save_result(self.run_id, case.key, result, self._fence)
         self.results[case.key] = result
         if result.status != "OK":
             stage = f" in stage {result.stage}" if result.stage else ""
@@ -331,7 +382,11 @@ class Lane:
         for case in self._open_cases:
             if case.key not in self.results:
                 self._failures[case.key].append(reason)
-                self._end(case, (), None)
+                try:
+                    self._end(case, (), None)
+                except DeviceBusy as fenced:
+                    self.progress.say(str(fenced))
+                    return
 
     def _context(self) -> Context:
         numbers = {key: position for position, key in enumerate(case.key for case in self.cases)}

@@ -90,7 +90,7 @@ def contact(name: str, entry: DeviceEntry, held: str | None = None) -> Row:
 def judged(base: Row, told: Survey, held: str | None) -> Row:
     """A device that answered: usable or not, busy or ready."""
     why = unusable(told, base.transport)
-    holder = held or told.holder()
+    holder = held or told.holder
     state, remedy = READY, ""
     if why:
         state, remedy = NOT_USABLE, f"{base.name}: {why}"

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -75,26 +75,33 @@ class Session:
         self._epoch = 0
         self._closed = threading.Event()
         self._have: set[str] = set()
+        self._kept: frozenset[str] = frozenset()
         self._running = ""
         self._scorer: Scorer | None = None
 
-    def open(self) -> None:
-        """Handshake and lease. NotReachable, or DeviceBusy with who holds it and for how long."""
+    def open(self, gone: Callable[[str], bool] = lambda holder: False) -> None:
+        """Handshake and lease; that of a holder who is `gone` is taken over.
+
+        NotReachable, or DeviceBusy with who holds it and for how long.
+        """
         request = pb.HelloRequest(protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_MAX)
         try:
             hello = self._stub.Hello(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata(), wait_for_ready=True)
-            held = self._stub.Lease(
-                pb.LeaseRequest(op=pb.LeaseRequest.TAKE, owner=self.owner, ttl_s=LEASE_TTL_S),
-                timeout=CALL_TIMEOUT_S,
-                metadata=self._metadata(),
-            )
+            held = self._take()
+            if held.epoch == 0 and gone(held.holder):
+                held = self._take(instead_of=held.holder)
         except grpc.RpcError as error:
             raise NotReachable(f"{self.device}: the agent refused the session: {_detail(error)}") from error
         if held.epoch == 0:
-            raise DeviceBusy(f"{self.device}: in use by {held.holder} for {held.left_s} s more")
+            raise DeviceBusy(f"{self.device}: in use by {held.holder} for {held.left_s} s more", held.holder)
         self._epoch = held.epoch
+        self._kept = frozenset(job.job_id for job in hello.unacknowledged)
         self.info = wire.device(hello)
         threading.Thread(target=self._renew, name=f"{self.device}-lease", daemon=True).start()
+
+    def keeps(self, job_id: str) -> bool:
+        """Did the agent, when the session opened, have that job already, running or done?"""
+        return job_id in self._kept
 
     def put(self, files: Sequence[PlacedFile]) -> int:
         """Send what the device does not have yet; returns the bytes sent. NoSpaceOnDevice when it is full."""
@@ -188,6 +195,10 @@ class Session:
                 return list(self._stub.Watch(watch, timeout=timeout, metadata=self._metadata()))
         finally:
             self._running = ""
+
+    def _take(self, instead_of: str = "") -> pb.LeaseReply:
+        request = pb.LeaseRequest(op=pb.LeaseRequest.TAKE, owner=self.owner, ttl_s=LEASE_TTL_S, instead_of=instead_of)
+        return self._stub.Lease(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata())
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEW_S):

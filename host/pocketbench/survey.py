@@ -6,7 +6,6 @@ The script keeps to what Android's mksh and toybox, Debian's dash and busybox ha
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy.agent import local_home
-from pocketbench.deploy.remote import NEEDED_BYTES
+from pocketbench.deploy.probe import WORKDIR, holder
+from pocketbench.deploy.remote import ROOM_BYTES
 from pocketbench.models import printable
 from pocketbench.transports import Transport
 
@@ -24,11 +24,6 @@ ARCHITECTURES = ("x86_64", "aarch64")
 # ELF's EI_CLASS (elf(5)): the fifth byte of every program.
 BITS = {"\x01": 32, "\x02": 64}
 
-# Android's shell user may write, and run what it wrote, in one place only.
-DEFAULT_WORKDIR = (
-    "if [ -x /system/bin/sh ] || command -v getprop >/dev/null 2>&1; "
-    'then w=/data/local/tmp/pocketbench; else w="$HOME/.cache/pocketbench"; fi'
-)
 SCRIPT = r"""
 tell() { if [ -n "$2" ]; then printf '%s=%s\n' "$1" "$2"; fi; }
 text() { { tr '\000' ' ' < "$1"; } 2>/dev/null | head -n 1; }
@@ -68,14 +63,6 @@ echo end=1
 
 
 @dataclass(frozen=True)
-class Lease:
-    """What the agent's home says of its lease; `until_unix_s` None where it does not say."""
-
-    owner: str
-    until_unix_s: float | None
-
-
-@dataclass(frozen=True)
 class Survey:
     """Empty strings, None and empty tuples where the device does not say."""
 
@@ -91,7 +78,7 @@ class Survey:
     writable: bool | None = None
     seccomp: int | None = None
     time_unix_s: int | None = None
-    lease: Lease | None = None
+    holder: str = ""
     thermal_zones: tuple[str, ...] = ()
     cpufreq: bool = False
     supplies: tuple[str, ...] = ()
@@ -104,14 +91,6 @@ class Survey:
         clock = ("clock",) if self.cpufreq else ()
         return tuple(dict.fromkeys((*zones, *clock, *(name.lower() for name in (*self.supplies, *self.hwmon)))))
 
-    def holder(self) -> str | None:
-        """Who has the agent's lease and for how long, by the device's own clock; None: nobody, or it does not say."""
-        lease = self.lease
-        if lease is None or not lease.owner or lease.until_unix_s is None or self.time_unix_s is None:
-            return None
-        left = lease.until_unix_s - self.time_unix_s
-        return f"{lease.owner} for {left:.0f} s more at least (it may renew)" if left > 0 else None
-
 
 def survey(transport: Transport, entry: DeviceEntry) -> Survey:
     """Ask an opened device. NotReachable or DeviceLost as the transport has it."""
@@ -121,10 +100,9 @@ def survey(transport: Transport, entry: DeviceEntry) -> Survey:
 def places(entry: DeviceEntry) -> str:
     """Shell that sets `w`, where the agent and its files live, and `h`, its home."""
     if entry.transport == "local":
-        home = shlex.quote(str(local_home()))
+        home = shlex.quote(str(local_home(entry)))
         return f"w={home}; h={home}"
-    workdir = f"w={shlex.quote(entry.workdir)}" if entry.workdir else DEFAULT_WORKDIR
-    return f'{workdir}; h="$w/home"'
+    return WORKDIR.format(given=shlex.quote(entry.workdir or "")) + 'w="$W"; h="$w/home"'
 
 
 def parse(answer: bytes) -> Survey:
@@ -152,7 +130,7 @@ def parse(answer: bytes) -> Survey:
         writable={"1": True, "0": False}.get(first("writable")),
         seccomp=_number(first("seccomp").rpartition(":")[2]),
         time_unix_s=_number(first("time")),
-        lease=_lease(told.get("lease", [""])[0]),
+        holder=_clean(holder(told.get("lease", [""])[0], first("time"))),
         thermal_zones=_all(told, "zone"),
         cpufreq=first("cpufreq") == "1",
         supplies=_all(told, "supply"),
@@ -173,9 +151,9 @@ def unusable(told: Survey, transport: str) -> str:
         return f"{what} ({told.arch}): a 64-bit system on {' or '.join(ARCHITECTURES)} is needed: install one"
     if told.writable is False:
         return f"{told.workdir} cannot be written there: name another folder with 'workdir' in devices.yaml"
-    if told.free_bytes is not None and told.free_bytes < NEEDED_BYTES:
+    if told.free_bytes is not None and told.free_bytes < ROOM_BYTES:
         return (
-            f"{told.free_bytes / 1e6:.0f} MB are free at {told.workdir}, {NEEDED_BYTES / 1e6:.0f} are needed: make "
+            f"{told.free_bytes / 1e6:.0f} MB are free at {told.workdir}, {ROOM_BYTES / 1e6:.0f} are needed: make "
             "room, or name another folder with 'workdir' in devices.yaml"
         )
     return ""
@@ -201,19 +179,6 @@ def _free(line: str) -> int | None:
     """The fourth column of `df -Pk`; from the right, for a device's name may hold blanks."""
     match = re.search(r"\s([0-9]{1,15})\s+[0-9]+%\s+/", line, re.ASCII)
     return int(match[1]) * 1024 if match else None
-
-
-def _lease(line: str) -> Lease | None:
-    try:
-        told = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(told, dict) or not isinstance(told.get("owner"), str):
-        return None
-    until = told.get("until_unix_s")
-    if not isinstance(until, int | float) or isinstance(until, bool) or not 0 <= until < 1e12:
-        until = None
-    return Lease(_clean(told["owner"]), None if until is None else float(until))
 
 
 def _android_model(maker: str, model: str) -> str:

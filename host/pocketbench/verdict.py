@@ -44,6 +44,7 @@ class Evidence:
     delegate: str
     null_runtime: bool
     has_thermal_sensor: bool
+    emulated_by: str
 
 
 def judge(evidence: Evidence) -> list[Reason]:
@@ -251,6 +252,13 @@ def fidelity_unavailable(e: Evidence) -> Reason | None:
     return Reason("fidelity_unavailable", "note", "accuracy", "outputs could not be compared with the reference")
 
 
+def emulated(e: Evidence) -> Reason | None:
+    """Something stands in for the hardware: outputs and status are the model's, times are not the device's."""
+    if not e.emulated_by:
+        return None
+    return Reason("emulated", "note", "case", f"run by {e.emulated_by}: its times say nothing of hardware")
+
+
 CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     unsynchronised,
     implausible_latency,
@@ -272,6 +280,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     percentile_withheld,
     no_thermal_sensor,
     fidelity_unavailable,
+    emulated,
 )
 
 

@@ -91,6 +91,21 @@ def test_a_changed_host_key_is_refused(server: Sshd, known: Path) -> None:
         Ssh("board", entry(server)).open()
 
 
+def test_a_pinned_host_key_stands_for_known_hosts(server: Sshd, known: Path) -> None:
+    """It and no other: neither what known_hosts says nor another key is taken."""
+    host, other = (path.with_suffix(".pub").read_text().strip() for path in (server.host_key, server.key))
+    (known / "known_hosts").write_text("")
+    pinned = Ssh("board", entry(server, host_key=host))
+    pinned.open()
+    assert pinned.run(["echo", "in"], 20).stdout == b"in\n"
+    pinned.close()
+    (known / "known_hosts").write_text(server.known_hosts())
+    with pytest.raises(NotReachable, match=r"not the one that devices.yaml has.*'host_key'"):
+        Ssh("board", entry(server, host_key=other)).open()
+    with pytest.raises(NotReachable, match="is not a line like"):
+        Ssh("board", entry(server, host_key="nonsense")).open()
+
+
 def test_a_key_that_is_not_accepted(server: Sshd, known: Path) -> None:
     """And how to make one accepted."""
     with pytest.raises(NotReachable, match="ssh-copy-id"):

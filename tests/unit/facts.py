@@ -55,6 +55,7 @@ DEVICE = Device(
     python="3.13.1",
     free_bytes=10**10,
     memory_bytes=8 * 10**9,
+    emulated_by="",
     agent_build="abc",
 )
 
@@ -152,6 +153,7 @@ def evidence(of: Sequence[Process] | None = None, **changes: Any) -> Evidence:
         delegate="cpu",
         null_runtime=False,
         has_thermal_sensor=True,
+        emulated_by="",
     )
     return replace(made, **changes)
 

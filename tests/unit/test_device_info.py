@@ -54,6 +54,47 @@ def test_a_pc_has_its_name_in_dmi(tree: Path, tmp_path: Path) -> None:
     assert device_info.device_info(tmp_path).model == "NUC13"
 
 
+PHONE = """
+[ro.product.manufacturer]: [Google]
+[ro.product.model]: [Pixel 8]
+[ro.soc.manufacturer]: [Google]
+[ro.soc.model]: [Tensor G3]
+[ro.build.version.release]: [14]
+[ro.build.fingerprint]: [google/shiba/shiba:14/AP1A.240305.019/11445699:user/release-keys]
+[ro.empty]: []
+"""
+
+
+def test_a_phone_has_its_names_in_its_properties(tree: Path, tmp_path: Path) -> None:
+    write(tree, "getprop.txt", PHONE)
+    info = device_info.device_info(tmp_path)
+    assert (info.model, info.soc, info.os, info.emulated_by) == ("Google Pixel 8", "Google Tensor G3", "Android 14", "")
+    write(tree, "getprop.txt", PHONE.replace("AP1A", "AP2A"))
+    assert device_info.device_info(tmp_path).fingerprint != info.fingerprint
+
+
+X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 100.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n"
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "text", "expected"),
+    [
+        ("aarch64", "proc/cpuinfo", ARM, ""),
+        ("x86_64", "proc/cpuinfo", X86, ""),
+        ("aarch64", "proc/cpuinfo", X86, "qemu-user"),
+        ("aarch64", "proc/cpuinfo", ARM.replace("0x41", "0x00"), "qemu-user"),
+        ("aarch64", "proc/device-tree/compatible", "linux,dummy-virt\0", "a virtual machine of QEMU"),
+        ("aarch64", "proc/device-tree/compatible", "raspberrypi,5-model-b\0brcm,bcm2712\0", ""),
+    ],
+)
+def test_what_stands_in_for_the_hardware(tree: Path, arch: str, name: str, text: str, expected: str) -> None:
+    write(tree, "proc/cpuinfo", ARM if arch == "aarch64" else X86)
+    write(tree, name, text)
+    assert device_info.emulated_by(arch, {}) == expected
+    assert device_info.emulated_by(arch, {"ro.kernel.qemu": "1"}) == "the Android emulator"
+
+
 @pytest.mark.parametrize("changed", ["etc/machine-id", "etc/os-release", "sys/devices/soc0/machine", "proc/cpuinfo"])
 def test_the_fingerprint_is_that_of_one_device_with_one_system(tree: Path, tmp_path: Path, changed: str) -> None:
     before = device_info.device_info(tmp_path).fingerprint

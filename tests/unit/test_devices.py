@@ -29,6 +29,19 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def test_a_file_of_several_documents(tmp_path: Path) -> None:
+    """As `make phone` and `make board` print them, one after the other."""
+    path = tmp_path / "devices.yaml"
+    phone = "---\ndevices:\n  phone: {transport: adb, address: 'h:1'}\n"
+    path.write_text(f"{phone}---\ndefaults: {{user: pi}}\ndevices:\n  board: {{transport: ssh, host: h}}\n")
+    found = devices.load(path)
+    assert list(found) == ["local", "phone", "board"]
+    assert (found["phone"].user, found["board"].user) == (None, "pi")
+    path.write_text(phone + phone)
+    with pytest.raises(ConfigError, match=r"devices.yaml:6: phone is in the file twice"):
+        devices.load(path)
+
+
 def test_without_a_file_there_is_local() -> None:
     assert {name: entry.transport for name, entry in devices.load(None).items()} == {"local": "local"}
 

@@ -110,7 +110,7 @@ def test_what_the_sensors_say_and_what_is_not_there() -> None:
 
 
 def test_a_device_that_cannot_be_reached_is_one_finding() -> None:
-    (found,) = health.check("pi", DeviceEntry(transport="ssh"), None)  # type: ignore[arg-type]
+    (found,) = health.check("pi", DeviceEntry(transport="ssh"), None, print)  # type: ignore[arg-type]
     assert (found.check, found.verdict) == ("reach", "failed")
     assert found.text == "transport ssh needs 'host' in devices.yaml"
 

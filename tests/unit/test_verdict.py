@@ -268,6 +268,10 @@ def test_no_thermal_sensor() -> None:
     noted(facts.evidence(has_thermal_sensor=False), "no_thermal_sensor")
 
 
+def test_emulated() -> None:
+    noted(facts.evidence(emulated_by="qemu-user"), "emulated")
+
+
 def test_runtime_differs() -> None:
     found = verdict.runtime_differs({"litert": {"2.3.0"}, "onnxruntime": {"1.32.0", "1.31.0"}})
     assert set(found) == {"onnxruntime"}

@@ -89,6 +89,7 @@ class DeviceInfo(google.protobuf.message.Message):
     PYTHON_FIELD_NUMBER: builtins.int
     FREE_BYTES_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    EMULATED_BY_FIELD_NUMBER: builtins.int
     model: builtins.str
     soc: builtins.str
     os: builtins.str
@@ -103,6 +104,8 @@ class DeviceInfo(google.protobuf.message.Message):
     python: builtins.str
     free_bytes: builtins.int
     memory_bytes: builtins.int
+    emulated_by: builtins.str
+    """empty on real hardware"""
     def __init__(
         self,
         *,
@@ -119,8 +122,9 @@ class DeviceInfo(google.protobuf.message.Message):
         python: builtins.str = ...,
         free_bytes: builtins.int = ...,
         memory_bytes: builtins.int = ...,
+        emulated_by: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arch", b"arch", "boot_id", b"boot_id", "cpu", b"cpu", "cpus", b"cpus", "fingerprint", b"fingerprint", "free_bytes", b"free_bytes", "kernel", b"kernel", "libc", b"libc", "memory_bytes", b"memory_bytes", "model", b"model", "os", b"os", "python", b"python", "soc", b"soc"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arch", b"arch", "boot_id", b"boot_id", "cpu", b"cpu", "cpus", b"cpus", "emulated_by", b"emulated_by", "fingerprint", b"fingerprint", "free_bytes", b"free_bytes", "kernel", b"kernel", "libc", b"libc", "memory_bytes", b"memory_bytes", "model", b"model", "os", b"os", "python", b"python", "soc", b"soc"]) -> None: ...
 
 global___DeviceInfo = DeviceInfo
 
@@ -147,10 +151,13 @@ class LeaseRequest(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     EPOCH_FIELD_NUMBER: builtins.int
     TTL_S_FIELD_NUMBER: builtins.int
+    INSTEAD_OF_FIELD_NUMBER: builtins.int
     op: global___LeaseRequest.Op.ValueType
     owner: builtins.str
     epoch: builtins.int
     ttl_s: builtins.int
+    instead_of: builtins.str
+    """a holder that is known to be gone"""
     def __init__(
         self,
         *,
@@ -158,8 +165,9 @@ class LeaseRequest(google.protobuf.message.Message):
         owner: builtins.str = ...,
         epoch: builtins.int = ...,
         ttl_s: builtins.int = ...,
+        instead_of: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "op", b"op", "owner", b"owner", "ttl_s", b"ttl_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "instead_of", b"instead_of", "op", b"op", "owner", b"owner", "ttl_s", b"ttl_s"]) -> None: ...
 
 global___LeaseRequest = LeaseRequest
 

@@ -90,7 +90,7 @@ def check(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None
     store = Store(options["store"])
     try:
         for name in config.select(names, entries):
-            for finding in health.check(name, entries[name], store):
+            for finding in health.check(name, entries[name], store, lambda text: click.echo(text, err=True)):
                 failed = failed or finding.verdict == "failed"
                 text = printable(f"{name}: {finding.verdict:7}  {finding.check:9}  {finding.text}")
                 click.echo(text)

@@ -96,21 +96,30 @@ def load(path: Path | None) -> Mapping[str, DeviceEntry]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        tree = YAML(typ="rt").load(path.read_text())
+        documents = [document for document in YAML(typ="rt").load_all(path.read_text()) if document is not None]
     except MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    found: dict[str, DeviceEntry] = {}
+    for tree in documents or [None]:
+        for name, entry in _devices(path, tree).items():
+            if name in found:
+                raise ConfigError(f"{path}:{_line(tree, ('devices', name))}: {name} is in the file twice")
+            found[name] = entry
+    return {LOCAL: DeviceEntry(transport="local"), **found}
+
+
+def _devices(path: Path, tree: Any) -> Mapping[str, DeviceEntry]:
+    """Of one document; a file may have several (`---`), each with its own defaults."""
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}:1: must hold a mapping with the key 'devices'")
     try:
-        merged = _with_defaults(tree)
-        file = DevicesFile.model_validate(merged)
+        return DevicesFile.model_validate(_with_defaults(tree)).devices
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}:{_line(tree, first['loc'])}: {_explain(first)}") from error
-    return {LOCAL: DeviceEntry(transport="local"), **file.devices}
 
 
 def select(wanted: Sequence[str], devices: Mapping[str, DeviceEntry]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,10 +26,12 @@ class RunningAgent:
     process: Spawned
 
 
-def local_home() -> Path:
+def local_home(entry: DeviceEntry | None = None) -> Path:
     """Where the local agent keeps blobs and jobs."""
     import platformdirs
 
+    if entry is not None and entry.workdir:
+        return Path(entry.workdir).expanduser() / "home"
     return Path(platformdirs.user_cache_dir("pocketbench")) / "agent"
 
 
@@ -38,13 +40,13 @@ def local_command(home: Path) -> Sequence[str]:
     return [sys.executable, "-m", "pocketbench_agent", "--home", str(home), "--end-with-stdin"]
 
 
-def command(device: str, transport: Transport, entry: DeviceEntry) -> Sequence[str]:
-    """What starts the agent of a device; it is put there first where it is not."""
+def command(device: str, transport: Transport, entry: DeviceEntry, say: Callable[[str], None]) -> Sequence[str]:
+    """What starts the agent of a device; it is put there first where it is not, and `say` is told so."""
     if entry.transport == "local":
-        return local_command(local_home())
+        return local_command(local_home(entry))
     from pocketbench.deploy.remote import command_for
 
-    return command_for(device, transport, entry)
+    return command_for(device, transport, entry, say)
 
 
 def start(device: str, transport: Transport, command: Sequence[str]) -> RunningAgent:
@@ -62,7 +64,7 @@ def start(device: str, transport: Transport, command: Sequence[str]) -> RunningA
         raise NotReachable(f"{device}: the agent did not start: {told_last}")
     if "busy" in told:
         process.end()
-        raise DeviceBusy(f"{device}: in use by {told['busy']}")
+        raise DeviceBusy(f"{device}: in use by {told['busy']}", str(told["busy"]))
     port = told.get("port")
     if not isinstance(port, int) or not 0 < port < 65536:
         process.end()

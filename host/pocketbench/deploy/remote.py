@@ -1,152 +1,163 @@
-"""Putting the agent on a device that has a Python: one archive named by its content, sent once.
+"""Putting the agent on a device: archives named by their content, each sent once. Nothing has to be installed there.
 
-Nothing has to be installed there. The device is probed for processor, Python and space; the agent with its
-dependencies, as wheels for that processor and Python, is packed on this machine and unpacked over there.
+With a Python of the device's own: one archive of the agent and its dependencies, as wheels for that processor and
+Python. Without: the bundle (a Python with those dependencies), and the agent's few sources beside it.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 import pocketbench_agent
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.deploy.runtimes import LOCK, install_wheels, pack
-from pocketbench.errors import NotReachable
+from pocketbench.deploy import bundle as bundles
+from pocketbench.deploy.probe import Probed, probe
+from pocketbench.deploy.runtimes import agent_pins, install_wheels, pack
+from pocketbench.errors import DeviceBusy, NotReachable
 from pocketbench.models import PlacedFile, place
 from pocketbench.transports import Completed, Transport
 
-PROBE_TIMEOUT_S = 30.0
-UNPACK_TIMEOUT_S = 300.0
-OLDEST_PYTHON = (3, 10)
-NEEDED_BYTES = 400 * 1000 * 1000
+SHORT_S = 30.0
+UNPACK_TIMEOUT_S = 600.0
+# What a runtime, its unpacked form, a model and the job's events need beside the agent.
+ROOM_BYTES = 300 * 1000 * 1000
 
-# One command, one answer: lines of key=value.
-PROBE = """
-echo "arch=$(uname -m)"
-echo "system=$(uname -s)"
-echo "home=$HOME"
-for p in {pythons}; do
-  v=$("$p" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) && echo "python=$p $v" && break
+# A wrapper of the bundle names /bin/sh, which older Androids do not have.
+UNPACK_BUNDLE = """
+umask 077
+rm -rf {folder} && mkdir -p {folder} && cd {folder} || exit 1
+tar -xzf {archive} 2>/dev/null || gzip -dc {archive} | tar -xf - || exit 1
+rm -f {archive}
+[ -x /bin/sh ] || sed -i '1s|/bin/sh|/system/bin/sh|' bin/python3 || exit 1
+bin/python3 -c 'import grpc, numpy' || exit $?
+: >complete
+"""
+UNPACK_AGENT = """
+umask 077
+rm -rf {folder} && {python} -m zipfile -e {archive} {folder} && rm -f {archive} && : >{folder}/complete
+"""
+# Of a shell that was killed by a signal, and of a program: 128 + SIGSYS.
+BAD_SYSTEM_CALL = 159
+REMOVE_OLD = """
+cd {workdir} || exit 1
+for f in pythons/* agents/*; do
+  case $f in {kept}) ;; *) rm -rf "./$f" ;; esac
 done
-mkdir -p {workdir} && echo "free=$(df -Pk {workdir} | tail -1 | awk '{{print $4}}')"
+df -Pk . | tail -n 1
 """
 
-
-@dataclass(frozen=True)
-class Probed:
-    """What the device said of itself."""
-
-    arch: str
-    python: str
-    version: tuple[int, int, int]
-    workdir: str
+Say = Callable[[str], None]
 
 
-def command_for(device: str, transport: Transport, entry: DeviceEntry) -> Sequence[str]:
+def command_for(device: str, transport: Transport, entry: DeviceEntry, say: Say) -> Sequence[str]:
     """The command that starts the agent there; deploys it first where it is not. NotReachable says what is missing."""
     probed = probe(device, transport, entry)
-    folder = _deploy(device, transport, probed)
-    environment = [f"{name}={value}" for name, value in {**entry.env, "PYTHONPATH": folder}.items()]
-    home = f"{probed.workdir}/home"
-    return ["env", *environment, probed.python, "-m", "pocketbench_agent", "--home", home]
+    environment = {"TMPDIR": f"{probed.workdir}/tmp"}
+    if probed.python:
+        python, version, sources_only = probed.python, probed.version, False
+    else:
+        bundle = bundles.find(device, probed.arch)
+        folder = f"{probed.workdir}/pythons/{bundle.name}"
+        python, version, sources_only = f"{folder}/bin/python3", bundle.python, True
+        # Android's shell has no home that could be written to.
+        environment["HOME"] = probed.workdir
+    build = _build_name(probed.arch, version, sources_only)
+    agent = f"{probed.workdir}/agents/{build}"
+    wanted = [agent] if probed.python else [folder, agent]
+    missing = [one for one in wanted if not probed.has(one)]
+    if missing:
+        expected = ROOM_BYTES + (bundle.unpacked_bytes if sources_only and folder in missing else 100_000_000)
+        _make_room(device, transport, probed, wanted, expected)
+    if sources_only and folder in missing:
+        _put_bundle(device, transport, bundle, folder, say)
+    if agent in missing:
+        _put_agent(device, transport, agent, python, archive(probed.arch, version, sources_only), say)
+    _must(device, transport.run(["mkdir", "-p", environment["TMPDIR"]], SHORT_S))
+    pairs = [f"{name}={value}" for name, value in {**environment, **entry.env, "PYTHONPATH": agent}.items()]
+    return ["env", *pairs, python, "-m", "pocketbench_agent", "--home", f"{probed.workdir}/home"]
 
 
-def probe(device: str, transport: Transport, entry: DeviceEntry) -> Probed:
-    """Ask the device what it is. NotReachable: no Linux, no Python that is new enough, no room."""
-    pythons = [entry.python] if entry.python not in (None, "system") else ["python3", "/usr/bin/python3"]
-    workdir = shlex.quote(entry.workdir) if entry.workdir else '"$HOME"/.cache/pocketbench'
-    script = PROBE.format(pythons=" ".join(shlex.quote(str(p)) for p in pythons), workdir=workdir)
-    done = transport.run(["sh", "-c", script], PROBE_TIMEOUT_S)
-    told = _facts(done)
-    if told.get("system") != "Linux" or "arch" not in told:
-        raise NotReachable(
-            f"{device}: is no Linux that answers (it said {done.stderr.decode(errors='replace')[:200]!r})"
-        )
-    if "free" not in told:
-        folder = entry.workdir or "~/.cache/pocketbench"
-        raise NotReachable(f"{device}: {folder} cannot be made there: name another with 'workdir' in devices.yaml")
-    match = re.fullmatch(r"(.+) (\d+)\.(\d+)\.(\d+)", told.get("python", ""))
-    version = (int(match[2]), int(match[3]), int(match[4])) if match else (0, 0, 0)
-    if match is None or version < OLDEST_PYTHON:
-        found = f"{told['python']} is too old" if match else "there is none"
-        raise NotReachable(
-            f"{device}: Python 3.10 or newer is needed there ({found}): install it, or name one with 'python' in "
-            "devices.yaml"
-        )
-    if int(told["free"]) * 1024 < NEEDED_BYTES:
-        raise NotReachable(
-            f"{device}: {int(told['free']) / 1e3:.0f} MB are free there, {NEEDED_BYTES / 1e6:.0f} are needed"
-        )
-    return Probed(told["arch"], match[1], version, entry.workdir or f"{told['home']}/.cache/pocketbench")
-
-
-def archive(probed: Probed) -> PlacedFile:
-    """The agent and its dependencies for that processor and Python, made once and cached."""
+def archive(arch: str, version: tuple[int, int, int], sources_only: bool) -> PlacedFile:
+    """The agent, with its dependencies for that processor and Python unless a bundle has them; made once and cached."""
     import platformdirs
 
-    python = f"{probed.version[0]}.{probed.version[1]}"
     folder = Path(platformdirs.user_cache_dir("pocketbench")) / "agents"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        packages = Path(scratch) / "packages"
-        install_wheels("the agent", _dependencies(), python, probed.arch, packages)
-        source = Path(pocketbench_agent.__file__).parent
-        for path in sorted(source.rglob("*.py")):
-            target = packages / "pocketbench_agent" / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-        packed = Path(scratch) / "agent.zip"
-        pack(packages, packed)
-        made = place(packed, packed.name, "agent")
-        kept = folder / f"{made.sha256}.zip"
-        packed.replace(kept)
+    kept = folder / f"{_build_name(arch, version, sources_only)}.zip"
+    if not kept.is_file():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            packages = Path(scratch) / "packages"
+            if not sources_only:
+                install_wheels("the agent", agent_pins(), f"{version[0]}.{version[1]}", arch, packages)
+            source = Path(pocketbench_agent.__file__).parent
+            for path in sorted(source.rglob("*.py")):
+                target = packages / "pocketbench_agent" / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+            packed = Path(scratch) / "agent.zip"
+            pack(packages, packed)
+            packed.replace(kept)
     return place(kept, kept.name, "agent")
 
 
-def _deploy(device: str, transport: Transport, probed: Probed) -> str:
-    """The folder on the device that holds this very agent."""
-    build = _build_name(probed)
-    folder = f"{probed.workdir}/agents/{build}"
-    if transport.run(["test", "-f", f"{folder}/complete"], PROBE_TIMEOUT_S).code == 0:
-        return folder
-    packed = archive(probed)
-    target = PurePosixPath(probed.workdir) / "agents" / f"{build}.zip"
-    _must(device, transport.run(["mkdir", "-p", str(target.parent)], PROBE_TIMEOUT_S))
-    transport.push(packed.path, str(target))
-    unpack = [
-        f"rm -rf {shlex.quote(folder)}",
-        f"{shlex.quote(probed.python)} -m zipfile -e {shlex.quote(str(target))} {shlex.quote(folder)}",
-        f"rm -f {shlex.quote(str(target))}",
-        f"touch {shlex.quote(folder)}/complete",
-    ]
-    _must(device, transport.run(["sh", "-c", " && ".join(unpack)], UNPACK_TIMEOUT_S))
-    return folder
+def _put_bundle(device: str, transport: Transport, bundle: bundles.Bundle, folder: str, say: Say) -> None:
+    say(f"{device}: sending the bundle ({bundle.archive.stat().st_size / 1e6:.0f} MB, once)")
+    target = f"{folder}.tar.gz"
+    _push(device, transport, bundle.archive, target)
+    done = _unpack(transport, UNPACK_BUNDLE, folder=folder, archive=target)
+    if done.code == BAD_SYSTEM_CALL or b"Bad system call" in done.stderr:
+        raise NotReachable(
+            f"{device}: its kernel filter blocks a system call that the bundle's C library makes (SIGSYS); the agent "
+            "cannot run there"
+        )
+    _must(device, done)
 
 
-def _build_name(probed: Probed) -> str:
+def _put_agent(device: str, transport: Transport, folder: str, python: str, packed: PlacedFile, say: Say) -> None:
+    say(f"{device}: sending the agent ({packed.bytes / 1e6:.1f} MB, once)")
+    target = f"{folder}.zip"
+    _push(device, transport, packed.path, target)
+    _must(device, _unpack(transport, UNPACK_AGENT, folder=folder, archive=target, python=python))
+
+
+def _push(device: str, transport: Transport, source: Path, target: str) -> None:
+    _must(device, transport.run(["mkdir", "-p", str(PurePosixPath(target).parent)], SHORT_S))
+    transport.push(source, target)
+
+
+def _unpack(transport: Transport, script: str, **paths: str) -> Completed:
+    quoted = {name: shlex.quote(path) for name, path in paths.items()}
+    return transport.run(["sh", "-c", script.format(**quoted)], UNPACK_TIMEOUT_S)
+
+
+def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence[str], wanted_bytes: int) -> None:
+    """Where space is short, agents and Pythons of other versions go. NotReachable where it is short even so."""
+    if probed.free_bytes >= wanted_bytes:
+        return
+    if probed.holder:
+        # Somebody is measuring with one of them right now.
+        raise DeviceBusy(f"{device}: in use by {probed.holder}")
+    names = [one.removeprefix(f"{probed.workdir}/") for one in kept]
+    script = REMOVE_OLD.format(workdir=shlex.quote(probed.workdir), kept="|".join(names))
+    told = transport.run(["sh", "-c", script], SHORT_S).stdout.decode(errors="replace").split()
+    free_bytes = int(told[3]) * 1024 if len(told) > 3 and told[3].isdigit() else probed.free_bytes
+    if free_bytes < wanted_bytes:
+        raise NotReachable(
+            f"{device}: {free_bytes / 1e6:.0f} MB are free in {probed.workdir}, {wanted_bytes / 1e6:.0f} are needed; "
+            "make room there, or name another folder with 'workdir' in devices.yaml"
+        )
+
+
+def _build_name(arch: str, version: tuple[int, int, int], sources_only: bool) -> str:
     """Of the agent's sources, the pins, and what the wheels are for: the same name, the same content."""
-    import hashlib
-
     from pocketbench_agent.__main__ import build_sha256
 
-    parts = (build_sha256(), *_dependencies(), probed.arch, f"{probed.version[0]}.{probed.version[1]}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _dependencies() -> Sequence[str]:
-    import tomllib
-
-    return [str(pin) for pin in tomllib.loads(LOCK.read_text())["agent"]["needs"]]
-
-
-def _facts(done: Completed) -> Mapping[str, str]:
-    lines = done.stdout.decode(errors="replace").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    wheels = () if sources_only else (*agent_pins(), arch, f"{version[0]}.{version[1]}")
+    return hashlib.sha256("\n".join((build_sha256(), *wheels)).encode()).hexdigest()[:16]
 
 
 def _must(device: str, done: Completed) -> None:

@@ -111,6 +111,11 @@ def pack(folder: Path, target: Path) -> None:
                 packed.writestr(info, path.read_bytes())
 
 
+def agent_pins() -> Sequence[str]:
+    """What the agent itself needs on a device."""
+    return [str(pin) for pin in tomllib.loads(LOCK.read_text())["agent"]["needs"]]
+
+
 def _pins(choice: RuntimeChoice) -> Sequence[str]:
     versions = _locked(choice.name)
     if not versions:

@@ -51,7 +51,7 @@ def take(store: Store, device: str, who: str) -> Lease:
         row = connection.execute(select(table).where(table.c.device == device)).one()
         holder = _holder(row)
         if holder is not None:
-            raise DeviceBusy(f"{device}: in use by {holder}")
+            raise DeviceBusy(f"{device}: in use by {holder}", row.owner)
         # One conditional statement decides, so that two takers cannot both win.
         granted = connection.execute(
             update(table)
@@ -77,9 +77,26 @@ def place(device: str, transport: str) -> str:
     return f"{device}@{socket.gethostname()}" if transport == "local" else device
 
 
+def orphaned(who: str) -> bool:
+    """Was the holder a process of this machine that is gone? (On Windows that cannot be asked harmlessly.)"""
+    # From the right: a user of a domain has an @ of their own.
+    _, _, place = who.rpartition("@")
+    host, _, process = place.partition(" (process ")
+    pid = process.removesuffix(")")
+    if os.name == "nt" or host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
 def _holder(row: Any) -> str | None:
     """Of a lease that is in force and whose owner is not known to be gone."""
-    if row.expires_s <= time.time() or _orphaned(row.owner):
+    if row.expires_s <= time.time() or orphaned(row.owner):
         return None
     until = datetime.fromtimestamp(row.expires_s).strftime("%H:%M:%S")
     return f"{row.owner} until {until} at least (it may renew)"
@@ -129,20 +146,3 @@ def kept(store: Store, device: str, lost: Callable[[], None]) -> Iterator[Lease]
         ended.set()
         with contextlib.suppress(StoreError):
             release(store, lease)
-
-
-def _orphaned(who: str) -> bool:
-    """Was the holder a process of this machine that is gone? (On Windows that cannot be asked harmlessly.)"""
-    # From the right: a user of a domain has an @ of their own.
-    _, _, place = who.rpartition("@")
-    host, _, process = place.partition(" (process ")
-    pid = process.removesuffix(")")
-    if os.name == "nt" or host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False

@@ -27,13 +27,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from pocketbench import __version__
-from pocketbench.errors import StoreError, UsageError
+from pocketbench.errors import DeviceBusy, StoreError, UsageError
 from pocketbench.measurement import Process
 from pocketbench.plan import Request
 from pocketbench.results import METRICS, Result, from_doc, samples_of, to_doc
 from pocketbench.store import codec, schema
 
 Row = dict[str, Any]
+# A device's name in the lease table, and the epoch that its lease must still have for rows to be stored.
+Fence = tuple[str, int]
 Rows = Sequence[tuple[Table, Sequence[Row]]]
 # Of a session's log p50, until the device's own history says better.
 UNKNOWN_SPREAD = 0.02
@@ -96,16 +98,16 @@ class Store:
             connection.execute(insert(schema.run), [row])
         return run_id
 
-    def save_process(self, run_id: str, case_key: str, process: Process) -> None:
-        """One measured process, once."""
+    def save_process(self, run_id: str, case_key: str, process: Process, fence: Fence | None = None) -> None:
+        """One measured process, once. DeviceBusy where somebody else has taken the device's lease since."""
         doc, samples = codec.split(process)
         key = {"run_id": run_id, "case_key": case_key, "round": process.round}
         packed = [(name, len(values), *codec.pack(values)) for name, values in samples.items() if len(values)]
         blobs = [{**key, "name": name, "n": n, "codec": kind, "data": data} for name, n, kind, data in packed]
-        self._write([(schema.process, [{**key, "doc": doc}]), (schema.sample, blobs)])
+        self._write([(schema.process, [{**key, "doc": doc}]), (schema.sample, blobs)], fence)
 
-    def save_result(self, run_id: str, case_key: str, result: Result) -> None:
-        """One judged result with its metrics, once."""
+    def save_result(self, run_id: str, case_key: str, result: Result, fence: Fence | None = None) -> None:
+        """One judged result with its metrics, once. DeviceBusy as for a process."""
         row = {
             "id": result.id,
             "run_id": run_id,
@@ -138,7 +140,7 @@ class Store:
                         "hi": interval[1],
                     }
                 )
-        self._write([(schema.result, [row]), (schema.metric, metrics)])
+        self._write([(schema.result, [row]), (schema.metric, metrics)], fence)
 
     def finish_run(self, run_id: str) -> None:
         """Every case of the run has its result."""
@@ -271,9 +273,9 @@ class Store:
         except DatabaseError as error:
             raise StoreError(f"the store {self._shown} cannot be read: {_cause(error)}") from error
 
-    def _write(self, rows: Rows) -> None:
+    def _write(self, rows: Rows, fence: Fence | None) -> None:
         try:
-            self._insert(rows)
+            self._insert(rows, fence)
         except OperationalError as error:
             try:
                 _spool(rows, self.url)
@@ -283,10 +285,17 @@ class Store:
                     f"and neither can {spool_folder()} ({second.strerror})"
                 ) from error
 
-    def _insert(self, rows: Rows) -> None:
+    def _insert(self, rows: Rows, fence: Fence | None = None) -> None:
         """The first table's row is what the others belong to: where it is there already, nothing is added."""
         make = sqlite.insert if self._sqlite else postgresql.insert
         with self._writer.begin() as connection:
+            if fence is not None:
+                device, epoch = fence
+                lease = select(schema.lease.c.epoch).where(schema.lease.c.device == device).with_for_update()
+                if connection.execute(lease).scalar() != epoch:
+                    raise DeviceBusy(
+                        f"{device}: the lease ended while this host stood still, and somebody else took it"
+                    )
             for position, (table, values) in enumerate(rows):
                 if values:
                     done = connection.execute(make(table).on_conflict_do_nothing(), list(values))

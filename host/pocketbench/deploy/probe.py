@@ -1,0 +1,124 @@
+"""What a device is, before anything of ours is on it: one shell command, answered in lines of key=value.
+
+The script is for any POSIX shell with the few programs that Android has too: no awk, no env, no Python.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.errors import NotReachable
+from pocketbench.transports import Completed, Transport
+
+TIMEOUT_S = 30.0
+OLDEST_PYTHON = (3, 10)
+
+# Android's shell user owns /data/local/tmp, where files may be executed; elsewhere the user's cache does.
+WORKDIR = """
+if [ -n {given} ]; then W={given}
+elif [ -x /system/bin/sh ] && [ -d /data/local/tmp ]; then W=/data/local/tmp/pocketbench
+else W=$HOME/.cache/pocketbench; fi
+"""
+PROBE = (
+    WORKDIR
+    + """
+echo "arch=$(uname -m)"
+echo "system=$(uname -s)"
+echo "workdir=$W"
+[ -x /system/bin/sh ] && echo "android=$(getprop ro.build.version.release 2>/dev/null)"
+for p in {pythons}; do
+  v=$("$p" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3], sys.maxsize > 2**32)' 2>/dev/null)
+  [ -n "$v" ] && echo "python=$p $v" && break
+done
+umask 077
+mkdir -p "$W" && echo "free=$(df -Pk "$W" | tail -n 1)"
+for f in "$W"/pythons/*/complete "$W"/agents/*/complete; do [ -f "$f" ] && echo "have.$f=1"; done
+[ -f "$W/home/lease.json" ] && echo "lease=$(cat "$W/home/lease.json")"
+echo "now=$(date +%s)"
+"""
+)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the device said of itself. `python` is the one to use, empty where the bundle is to serve."""
+
+    arch: str
+    android: bool
+    workdir: str
+    free_bytes: int
+    python: str
+    version: tuple[int, int, int]
+    complete: frozenset[str]
+    holder: str
+
+    def has(self, folder: str) -> bool:
+        """Is that folder there, unpacked to its end?"""
+        return folder in self.complete
+
+
+def probe(device: str, transport: Transport, entry: DeviceEntry) -> Probed:
+    """Ask the device what it is. NotReachable: no 64-bit Linux, no Python where one was named, no folder to write."""
+    wanted = entry.python or ""
+    pythons = [wanted] if wanted not in ("", "system", "bundle") else ["python3", "/usr/bin/python3"]
+    script = PROBE.format(
+        given=shlex.quote(entry.workdir or ""),
+        pythons=" ".join(map(shlex.quote, pythons)) if wanted != "bundle" else "",
+    )
+    done = transport.run(["sh", "-c", script], TIMEOUT_S)
+    return parse(device, entry, done)
+
+
+def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
+    """The answer of the script. The same errors as `probe`."""
+    told = _facts(done)
+    if told.get("system") != "Linux" or "arch" not in told:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()[:200]
+        raise NotReachable(f"{device}: is no Linux that answers (it said {said!r})")
+    free = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%", told.get("free", ""))
+    if free is None:
+        raise NotReachable(
+            f"{device}: {told.get('workdir', 'its work folder')} cannot be made there: name another with 'workdir' in "
+            "devices.yaml"
+        )
+    match = re.fullmatch(r"(.+) (\d+)\.(\d+)\.(\d+) (True|False)", told.get("python", ""))
+    version = (int(match[2]), int(match[3]), int(match[4])) if match else (0, 0, 0)
+    usable = match is not None and version >= OLDEST_PYTHON and match[5] == "True"
+    if told["arch"] not in ("aarch64", "x86_64") or (match is not None and match[5] == "False"):
+        raise NotReachable(f"{device}: is a 32-bit system ({told['arch']}); pocketbench needs a 64-bit one")
+    if not usable and entry.python not in (None, "bundle"):
+        found = f"{match[1]} is Python {match[2]}.{match[3]}" if match else "there is none"
+        raise NotReachable(
+            f"{device}: 'python: {entry.python}' needs a Python 3.10 or newer there ({found}); with 'python: bundle' "
+            "pocketbench brings its own"
+        )
+    return Probed(
+        arch=told["arch"],
+        android="android" in told,
+        workdir=told["workdir"],
+        free_bytes=int(free[1]) * 1024,
+        python=match[1] if match is not None and usable else "",
+        version=version,
+        complete=frozenset(name[5:].removesuffix("/complete") for name in told if name.startswith("have.")),
+        holder=holder(told.get("lease", ""), told.get("now", "")),
+    )
+
+
+def holder(lease: str, now: str) -> str:
+    """Who has the device by its agent's own word, and for how long; empty where nobody, or it cannot be told."""
+    try:
+        told = json.loads(lease)
+        left_s = int(told["until_unix_s"]) - int(now)
+        return f"{told['owner']} for {left_s} s more (it may renew)" if told["owner"] and left_s > 0 else ""
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return ""
+
+
+def _facts(done: Completed) -> Mapping[str, str]:
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
