@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import shlex
 import socket
 import threading
@@ -27,6 +28,8 @@ STALL_TIMEOUT_S = 60.0
 # One pass over the data instead of two. paramiko prefers the older ones.
 PREFERRED_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 READ_BYTES = 65536
+# It logs tracebacks of what it raises as well, and without a handler Python prints them.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Ssh:
