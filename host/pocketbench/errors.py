@@ -41,7 +41,14 @@ class DeviceError(PocketbenchError):
 
 
 class NotReachable(DeviceError):
-    """The device, or what runs on it, could not be reached at all."""
+    """The device, or what runs on it, could not be reached at all.
+
+    `state` is the word for it in a list of devices; `host_key` the key that an unknown SSH server showed.
+    """
+
+    def __init__(self, message: str, state: str = "unreachable", host_key: str = "") -> None:
+        super().__init__(message)
+        self.state, self.host_key = state, host_key
 
 
 class DeviceBusy(DeviceError):

@@ -21,7 +21,7 @@ from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
-from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, StoreError
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
 from pocketbench.gate import Gate, Passed
 from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
@@ -113,26 +113,13 @@ class Lane:
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
-        lease = leases.take(self.store, leases.place(self.device, self.entry.transport), leases.owner())
-        self._fence = (lease.device, lease.epoch)
-        ended = threading.Event()
-
-        def renew() -> None:
-            # A store that is away for a moment costs neither the lane nor, soon enough renewed, the lease.
-            while not ended.wait(leases.TTL_S / 3):
-                with contextlib.suppress(StoreError):
-                    if not leases.renew(self.store, lease):
-                        self._fenced.set()
-                        self.cancel()
-                        return
-
-        threading.Thread(target=renew, name=f"{self.device}-store-lease", daemon=True).start()
-        try:
+        with leases.kept(self.store, leases.place(self.device, self.entry.transport), self._lose) as lease:
+            self._fence = (lease.device, lease.epoch)
             yield
-        finally:
-            ended.set()
-            with contextlib.suppress(StoreError):
-                leases.release(self.store, lease)
+
+    def _lose(self) -> None:
+        self._fenced.set()
+        self.cancel()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:

@@ -11,10 +11,12 @@ from typing import Any
 import click
 
 from pocketbench import __version__
+from pocketbench.cli.options import refuse_before_subcommand
 from pocketbench.errors import PocketbenchError, UsageError
 
 # Short help stands here so that `bench --help` imports no subcommand.
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
+    "devices": ("pocketbench.cli.devices:devices", "Devices: list, add, check, shell, log."),
     "history": ("pocketbench.cli.history:history", "Earlier results of the store."),
     "compare": ("pocketbench.cli.compare:compare", "Two results: is there a difference?"),
     "rerun": ("pocketbench.cli.rerun:rerun", "Measure an earlier run or result again."),
@@ -153,11 +155,7 @@ def root(ctx: click.Context, /, **options: Any) -> None:
     bench --device local --model m.tflite
     """
     if ctx.invoked_subcommand is not None:
-        given = [name for name in options if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
-        if given:
-            flags = {p.name: p.opts[0] for p in ctx.command.params}
-            shown = ", ".join(sorted(flags[name] for name in given))
-            raise click.UsageError(f"{shown} before '{ctx.invoked_subcommand}' would be ignored: put it after", ctx)
+        refuse_before_subcommand(ctx, options)
         return
     from pocketbench.cli.run import run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +30,12 @@ def run_options(command: Command) -> Command:
     path = click.Path(path_type=Path)
     command = click.option("--devices", "devices_file", type=path, help="devices.yaml.")(command)
     return click.option("--debug", is_flag=True, help="Tracebacks instead of one-line errors.")(command)
+
+
+def refuse_before_subcommand(ctx: click.Context, options: Iterable[str]) -> None:
+    """UsageError where an option was given before a subcommand, which would ignore it."""
+    given = [name for name in options if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        flags = {p.name: p.opts[0] for p in ctx.command.params}
+        shown = ", ".join(sorted(flags[name] for name in given))
+        raise click.UsageError(f"{shown} before '{ctx.invoked_subcommand}' would be ignored: put it after", ctx)

@@ -115,7 +115,7 @@ def holder(lease: str, now: str) -> str:
         told = json.loads(lease)
         left_s = int(told["until_unix_s"]) - int(now)
         return f"{told['owner']} for {left_s} s more (it may renew)" if told["owner"] and left_s > 0 else ""
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ""
 
 

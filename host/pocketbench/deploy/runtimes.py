@@ -49,6 +49,11 @@ def installed(name: str) -> str | None:
         return None
 
 
+def versions(name: str) -> Sequence[str]:
+    """Those that can be put into a folder of their own, on any device; the default is the last."""
+    return list(_locked(name))
+
+
 def archive(choice: RuntimeChoice, device: Device) -> PlacedFile | None:
     """The runtime as one zip, made once and cached; None where the agent's own environment serves.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from getpass import getuser
@@ -13,7 +16,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pocketbench.errors import DeviceBusy
+from pocketbench.errors import DeviceBusy, StoreError
 from pocketbench.store import schema
 from pocketbench.store.store import Store
 
@@ -120,3 +123,26 @@ def release(store: Store, lease: Lease) -> None:
             .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)
             .values(expires_s=0.0)
         )
+
+
+@contextlib.contextmanager
+def kept(store: Store, device: str, lost: Callable[[], None]) -> Iterator[Lease]:
+    """A lease that is taken, renewed and given back; `lost` is called, from a thread, when it is no longer ours."""
+    lease = take(store, device, owner())
+    ended = threading.Event()
+
+    def renewing() -> None:
+        # A store that is away for a moment costs neither the work nor, soon enough renewed, the lease.
+        while not ended.wait(TTL_S / 3):
+            with contextlib.suppress(StoreError):
+                if not renew(store, lease):
+                    lost()
+                    return
+
+    threading.Thread(target=renewing, name=f"{device}-store-lease", daemon=True).start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        with contextlib.suppress(StoreError):
+            release(store, lease)

@@ -21,8 +21,8 @@ from pocketbench.transports.tunnel import Stream, Tunnel
 PORT = 5555
 CONNECT_S = 10.0
 HANDSHAKE_S = 10.0
-# As long as a person needs to unlock a phone and to tap "Allow".
-ALLOW_S = 30.0
+# As long as a person with the phone at hand needs to tap "Allow"; a list of devices waits no longer than that.
+ALLOW_S = 12.0
 FEATURES = b"shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 # An accept that waits for ever cannot be woken everywhere.
 OPEN_S = 10.0
@@ -100,7 +100,7 @@ class Direct:
             )
         except (TimeoutError, exceptions.AdbTimeoutError, exceptions.TcpTimeoutException) as error:
             if asked.is_set():
-                raise NotReachable(f"{self._name}: unauthorized: {UNAUTHORIZED}") from error
+                raise NotReachable(f"{self._name}: unauthorized: {UNAUTHORIZED}", "unauthorized") from error
             raise NotReachable(f"{where} does not answer: is the device on, and in this network?") from error
         except exceptions.InvalidCommandError as error:
             raise NotReachable(
@@ -110,7 +110,9 @@ class Direct:
         except OSError as error:
             why = error.strerror or str(error)
             hint = UNAUTHORIZED if asked.is_set() else "is debugging over TCP on (`adb tcpip 5555` once, over USB)?"
-            raise NotReachable(f"{where}: {why}: {hint}") from error
+            raise NotReachable(
+                f"{where}: {why}: {hint}", "unauthorized" if asked.is_set() else "unreachable"
+            ) from error
         except (exceptions.DeviceAuthError, exceptions.InvalidResponseError, exceptions.InvalidChecksumError) as error:
             raise NotReachable(f"{where} does not speak ADB as expected: {error}") from error
         version, maxdata, banner = wire.welcome()

@@ -40,6 +40,8 @@ REMEDIES = {
     "unknown": "`adb devices` cannot tell its state: unplug it and plug it in again",
 }
 NAMES = {"no": "no permissions"}
+# What two of its states come to, for who wants to know what to do.
+SAME = {"authorizing": "unauthorized", "connecting": "offline"}
 
 
 def server_address() -> tuple[str, int]:
@@ -57,6 +59,11 @@ def server_runs() -> bool:
     return True
 
 
+def remedy(state: str) -> str:
+    """What to do about a device in that state of `adb devices`."""
+    return REMEDIES.get(state, "look at `adb devices`")
+
+
 def start_command() -> str:
     """What starts a server on this machine."""
     try:
@@ -65,6 +72,12 @@ def start_command() -> str:
         return f"`{adbutils.adb_path()} start-server`"
     except Exception:
         return "`adb start-server` (part of Android's platform tools)"
+
+
+def states() -> dict[str, str]:
+    """Every device that the server knows, with its state in `adb devices`. LinkError where it cannot tell."""
+    with _errors():
+        return {info.serial: info.state for info in _client().list()}
 
 
 class Server:
@@ -80,10 +93,10 @@ class Server:
     def open(self) -> None:
         """Find the device in the state that can be used. NotReachable, with what to do."""
         try:
-            states = self._states()
-            if self._address and self._serial not in states:
+            known = states()
+            if self._address and self._serial not in known:
                 self._serial = self._address
-                if self._address not in states:
+                if self._address not in known:
                     # Its text says "connected" and "failed" at the wrong moments: only the state counts.
                     self._ask(f"host:connect:{self._address}", CONNECT_S).close()
                     self._connected = True
@@ -135,8 +148,8 @@ class Server:
         """A device that was just connected needs a moment; every other state is what it is."""
         deadline = time.monotonic() + (CONNECT_S if self._connected else 0.0)
         while True:
-            states = self._states()
-            state = self._pick(states)
+            known = states()
+            state = self._pick(known)
             if state == "device":
                 return
             if time.monotonic() >= deadline:
@@ -144,26 +157,22 @@ class Server:
             time.sleep(POLL_S)
         if state is not None:
             told = NAMES.get(state, state)
-            raise NotReachable(f"{self._name}: {told}: {REMEDIES.get(state, 'look at `adb devices`')}")
+            raise NotReachable(f"{self._name}: {told}: {remedy(state)}", SAME.get(state, told))
         if self._address:
             raise NotReachable(
                 f"{self._name}: the adb server cannot connect to {self._address}: is the device on and in this "
                 "network, with debugging over TCP on (`adb tcpip 5555` once, over USB)?"
             )
-        seen = ", ".join(f"{serial} ({NAMES.get(state, state)})" for serial, state in states.items()) or "none"
+        seen = ", ".join(f"{serial} ({NAMES.get(state, state)})" for serial, state in known.items()) or "none"
         raise NotReachable(
             f"{self._name}: the adb server does not see {self._serial or 'exactly one device'}: plug it in with USB "
             f"debugging on; it sees: {seen}"
         )
 
-    def _pick(self, states: dict[str, str]) -> str | None:
-        if not self._serial and len(states) == 1:
-            self._serial = next(iter(states))
-        return states.get(self._serial)
-
-    def _states(self) -> dict[str, str]:
-        with _errors():
-            return {info.serial: info.state for info in _client().list()}
+    def _pick(self, known: dict[str, str]) -> str | None:
+        if not self._serial and len(known) == 1:
+            self._serial = next(iter(known))
+        return known.get(self._serial)
 
     def _ask(self, request: str, timeout_s: float | None = None) -> Any:
         """An adbutils connection on which the server has said OKAY."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import shlex
 import socket
 import threading
@@ -27,6 +28,8 @@ STALL_TIMEOUT_S = 60.0
 # One pass over the data instead of two. paramiko prefers the older ones.
 PREFERRED_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 READ_BYTES = 65536
+# It logs tracebacks of what it raises as well, and without a handler Python prints them.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Ssh:
@@ -42,7 +45,7 @@ class Ssh:
 
     def open(self) -> None:
         """Connect, through the jumps that `~/.ssh/config` names. NotReachable says what to do."""
-        config = _user_config()
+        config = user_config()
         assert self._entry.host is not None
         self._client = self._connect(self._entry.host, config, self._entry, depth=0)
 
@@ -137,7 +140,7 @@ class Ssh:
             client.load_system_host_keys()
             if known.is_file():
                 client.load_host_keys(str(known))
-        client.set_missing_host_key_policy(_Refuse(self._name, alias, port))
+        client.set_missing_host_key_policy(_Refuse(self._name, alias, port, depth == 0))
         try:
             client.connect(
                 host,
@@ -160,12 +163,14 @@ class Ssh:
                     "put its new key into 'host_key'"
                     if pinned
                     else f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}"
-                )
+                ),
+                "host key changed",
             ) from error
         except paramiko.AuthenticationException as error:
             raise NotReachable(
                 f"{self._name}: {user}@{alias} accepts no key of yours: ssh-copy-id -p {port} {user}@{alias}, or name "
-                "one with 'key' in devices.yaml"
+                "one with 'key' in devices.yaml",
+                "unauthorized",
             ) from error
         except (OSError, paramiko.SSHException) as error:
             raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {error or 'no answer'}") from error
@@ -273,14 +278,17 @@ class SshProcess:
 class _Refuse(paramiko.MissingHostKeyPolicy):
     """An unknown host key is refused with its fingerprint and the command that accepts it."""
 
-    def __init__(self, name: str, alias: str, port: int) -> None:
-        self._name, self._alias, self._port = name, alias, port
+    def __init__(self, name: str, alias: str, port: int, last: bool) -> None:
+        self._name, self._alias, self._port, self._last = name, alias, port, last
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         """Called by paramiko for a host that known_hosts does not have."""
         raise NotReachable(
             f"{self._name}: the host key of {self._alias} is unknown ({_fingerprint(key)}): compare it with the "
-            f"board's, then accept it with: ssh -p {self._port} {self._alias}"
+            f"board's, then accept it with: ssh -p {self._port} {self._alias}",
+            "unknown host key",
+            # A jump's key is not the device's to pin.
+            f"{key.get_name()} {key.get_base64()}" if self._last else "",
         )
 
 
@@ -301,7 +309,8 @@ def _pin(client: paramiko.SSHClient, name: str, place: str, text: str) -> None:
     client.get_host_keys().add(place, line.key.get_name(), line.key)
 
 
-def _user_config() -> paramiko.SSHConfig:
+def user_config() -> paramiko.SSHConfig:
+    """`~/.ssh/config`, empty where there is none."""
     config = paramiko.SSHConfig()
     path = Path("~/.ssh/config").expanduser()
     if path.is_file():
