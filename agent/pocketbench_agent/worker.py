@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pocketbench_agent import device_info, inputs, loop
+from pocketbench_agent import device_info, inputs, loop, rounding
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.framing import FramingError, frame, read_message
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -128,7 +128,13 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
             arrays = inputs.from_file(Path(job.program.inputs.path), facts.inputs)
         else:
             arrays = inputs.seeded(facts.inputs, job.program.seed)
-        _measure(job, runtime, facts, arrays, emitter)
+        if job.phase == "rounding":
+            files = [Path(file.path) for file in job.files]
+            plain = create(job.program.runtime, job.program.runtime_class)
+            found = rounding.spread(runtime, plain, facts, files, options, arrays, job.program.seed)
+            emitter.send(tensors=pb.Tensors(t=[pb.Tensor(dtype="float64", shape=found.shape, data=found.tobytes())]))
+        else:
+            _measure(job, runtime, facts, arrays, emitter)
     runtime.close()
 
 

@@ -159,6 +159,14 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What rounding alone does to one output: the largest difference in stored values, and 1 - cosine."""
+
+    max_abs: float
+    turned: float
+
+
+@dataclass(frozen=True)
 class Device(DeviceInfo):
     """What the device said of itself at the start of the session, and the agent that said it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import threading
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import DeviceError
-from pocketbench.measurement import Output
+from pocketbench.measurement import Output, Rounding
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
 from pocketbench.session import JobFiles, Session
@@ -26,6 +27,7 @@ class HostReference:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._made: dict[object, list[Output] | None] = {}
+        self._rounding: dict[object, list[Rounding] | None] = {}
         self._session: Session | None = None
         self._transport = Local("reference", DeviceEntry(transport="local"))
 
@@ -33,8 +35,19 @@ class HostReference:
         """Outputs of one CPU thread here; None where the host cannot run the model."""
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._outputs(replace(case, delegate="cpu", threads=1, cpus=()), plan, inputs)
+                self._made[key] = self._outputs(_plain(case), plan, inputs)
             return self._made[key]
+
+    def rounding(self, case: Case, plan: Plan, inputs: PlacedFile | None, key: object) -> list[Rounding] | None:
+        """How far each output moves here when only the rounding changes; None where that cannot be told."""
+        with self._lock:
+            if key not in self._rounding:
+                self._rounding[key] = None
+                with contextlib.suppress(DeviceError):
+                    session = self._session or self._open()
+                    files = JobFiles(inputs, archive(case.runtime, session.info))
+                    self._rounding[key] = session.rounding(_plain(case), plan, files)
+            return self._rounding[key]
 
     def close(self) -> None:
         """End its agent."""
@@ -59,3 +72,7 @@ class HostReference:
         session.open()
         self._session = session
         return session
+
+
+def _plain(case: Case) -> Case:
+    return replace(case, delegate="cpu", threads=1, cpus=())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
-from pocketbench.measurement import Device, Ended, Observation, Output, Process, WorkerEnded
+from pocketbench.measurement import Device, Ended, Observation, Output, Process, Rounding, WorkerEnded
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
@@ -149,6 +149,15 @@ class Session:
         events = self._run(job)
         self.acknowledge(job.job_id)
         return wire.outputs(events)
+
+    def rounding(self, case: Case, plan: Plan, files: JobFiles) -> list[Rounding] | None:
+        """How far each output moves when only the rounding changes; None where the runtime cannot tell."""
+        job = self._job(case, plan, files, "rounding", 0)
+        job.job_id = uuid.uuid4().hex
+        events = self._run(job)
+        self.acknowledge(job.job_id)
+        ended, found = wire.outputs(events)
+        return [Rounding(*map(float, row)) for row in found[0].array] if ended.how == "ok" and found else None
 
     @contextlib.contextmanager
     def scoring(self, case: Case, plan: Plan, files: JobFiles) -> Iterator[Scorer]:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketbench import fidelity, verdict
-from pocketbench.measurement import Output
+from pocketbench.measurement import Output, Rounding
 from pocketbench.results import Fidelity
 
 
@@ -100,3 +100,36 @@ def test_outputs_are_matched_by_position_for_names_may_clash() -> None:
     a, b = Output("same", np.ones(2, np.float32)), Output("same", np.zeros(0, np.float32))
     assert [f.max_abs for f in fidelity.compare([a, b], [a, b])] == [0.0, 0.0]
     assert [f.max_abs for f in fidelity.compare([a, b], [b, a])] == [None, None]
+
+
+def moved(array: Any, reference: Any, rounding: Rounding) -> Fidelity:
+    """Compared across architectures, with what rounding does to the model on the host."""
+    ours, theirs = np.array(array, "uint8"), np.array(reference, "uint8")
+    (found,) = fidelity.compare([Output("y", ours)], [Output("y", theirs)], False, [rounding])
+    return found
+
+
+def test_what_rounding_does_to_a_model_is_allowed_across_architectures() -> None:
+    reference = [200, 30, 20, 10]
+    drifted = [205, 27, 20, 11]
+    assert not verdict.within_tolerance(moved(drifted, reference, Rounding(0.0, 0.0)))
+    allowed = moved(drifted, reference, Rounding(4.0, 0.001))
+    assert (allowed.max_abs, allowed.tolerance) == (5.0, 8.0)
+    assert verdict.within_tolerance(allowed)
+    assert not verdict.within_tolerance(moved([210, 30, 20, 10], reference, Rounding(4.0, 0.001)))
+
+
+def test_many_small_differences_are_no_rounding() -> None:
+    """Scores that are all zero beside large boxes: each within the steps, together not."""
+    reference = [200] * 4 + [6] * 200
+    dead = [200] * 4 + [0] * 200
+    assert not verdict.within_tolerance(moved(dead, reference, Rounding(4.0, 0.001)))
+    assert not verdict.within_tolerance(moved(dead, reference, Rounding(float("inf"), float("inf"))))
+
+
+def test_a_rounding_of_other_outputs_counts_for_nothing() -> None:
+    one_output = [Output("y", np.array([1, 9], "uint8"))]
+    other = [Output("y", np.array([9, 9], "uint8"))]
+    both = [Rounding(9.0, 1.0)] * 2
+    (found,) = fidelity.compare(one_output, other, False, both)
+    assert found.tolerance == fidelity.INTEGER_STEPS_ACROSS

@@ -375,7 +375,7 @@ class Job(google.protobuf.message.Message):
     job_id: builtins.str
     deadline_s: builtins.int
     phase: builtins.str
-    """latency | reference | score"""
+    """latency | reference | rounding | score"""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___File]:
         """the first one is the model"""

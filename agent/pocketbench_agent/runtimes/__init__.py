@@ -48,7 +48,11 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How the model is to be loaded. `shapes` are static shapes by input name."""
+    """How the model is to be loaded. `shapes` are static shapes by input name.
+
+    `plain` asks for the runtime's plain kernels, without what makes them fast: the same mathematics, rounded otherwise.
+    A runtime that has but one kind ignores it.
+    """
 
     threads: int
     delegate: str = "cpu"
@@ -56,6 +60,7 @@ class LoadOptions:
     signature: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     process_index: int = 0
+    plain: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,12 @@ class _Interpreter:
         """Build the interpreter and allocate; StageError for a broken file, an unsupported op, open dimensions."""
         if options.delegate != "cpu":
             raise NotAvailable(f"this build of {self.distribution} has no delegate {options.delegate!r}")
+        kinds = self._package.OpResolverType
+        kernels = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if options.plain else kinds.AUTO
         try:
-            self._interpreter = self._package.Interpreter(model_path=str(files[0]), num_threads=options.threads)
+            self._interpreter = self._package.Interpreter(
+                model_path=str(files[0]), num_threads=options.threads, experimental_op_resolver_type=kernels
+            )
         except (ValueError, RuntimeError) as error:
             raise StageError(f"{self.distribution} cannot read the file: {error}") from error
         self._subgraph = 0

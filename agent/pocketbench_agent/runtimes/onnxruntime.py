@@ -148,6 +148,8 @@ class OnnxRuntime:
         settings.intra_op_num_threads = self._options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        if self._options.plain:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers: list[Any] = [CPU]
         if self._provider != CPU:
             providers.insert(0, (self._provider, dict(self._options.options)))
