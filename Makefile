@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test peers bundle check fix protos protos-check clean
+.PHONY: help bench test test-slow peers phone board bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,27 +15,43 @@ bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine
 	  --model $(DIGITS)-float.tflite --model $(DIGITS)-int8.tflite \
 	  --model $(DIGITS)-float.onnx --model $(DIGITS)-int8.onnx
 
-test: check protos-check peers  ## Lint, types, wire code, and all tests.
+test: check protos-check peers $(VENV)/.bundle  ## Lint, types, wire code, and all tests but the slow ones.
 	$(BIN)/python -m pytest tests
 
-# What the tests run against and pip does not have.
-PEERS := adb openssh-server
+test-slow: peers $(VENV)/.bundle  ## Tests that take minutes each: the board, and what needs patience.
+	$(BIN)/python -m pytest tests/slow
+
+# What the tests run against and pip does not have: Debian's packages, and a command of each.
+PEERS := adb openssh-server mmdebstrap qemu-user-static qemu-system-arm patchelf iproute2
+PEER_COMMANDS := adb sshd mmdebstrap qemu-aarch64-static qemu-system-aarch64 patchelf ip
 APT := apt-get install --yes --no-install-recommends $(PEERS)
 
 peers:  ## Debian packages that the tests need: install them where that may be done, else say how.
-	@if command -v adb >/dev/null && PATH=$$PATH:/usr/sbin command -v sshd >/dev/null; then :; \
+	@PATH=$$PATH:/usr/sbin:/sbin; missing=; \
+	for each in $(PEER_COMMANDS); do command -v $$each >/dev/null || missing=$$each; done; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet && $(APT); then :; \
 	elif command -v apt-get >/dev/null && sudo --non-interactive true 2>/dev/null \
 	  && sudo apt-get update --quiet && sudo $(APT); then :; \
-	else echo "Some tests will be skipped. To have them: sudo $(APT)"; fi
+	else echo "Some tests will be skipped (no $$missing). To have them: sudo $(APT)"; fi >&2
+
+# Only the device's YAML may be on their stdout.
+phone: $(VENV)/.bundle  ## Run an emulated arm64 phone; its devices.yaml on stdout, until Ctrl-C.
+	@$(MAKE) --no-print-directory --silent peers
+	@exec $(BIN)/python -m tests.peers.phone
+
+board: $(VENV)/.bundle  ## Run an emulated arm64 board; its devices.yaml on stdout, until Ctrl-C.
+	@$(MAKE) --no-print-directory --silent peers
+	@exec $(BIN)/python -m tests.peers.board
 
 # Of what goes into it; the wheel names its content, so that nothing is built twice.
 $(VENV)/.bundle: bundle/build.py host/pocketbench/deploy/runtimes.lock $(VENV)/.dev
-	$(BIN)/python bundle/build.py build/bundle
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall build/bundle/*.whl
+	@$(MAKE) --no-print-directory --silent peers
+	@$(BIN)/python bundle/build.py build/bundle >&2
+	@$(BIN)/python -m pip install --quiet --no-deps --force-reinstall build/bundle/*.whl >&2
 	@touch $@
 
-bundle: peers $(VENV)/.bundle  ## The Python for phones, and boards without one, as a wheel in build/bundle.
+bundle: $(VENV)/.bundle  ## The Python for phones, and boards without one, as a wheel in build/bundle.
 	@ls build/bundle/*.whl
 
 check: $(VENV)/.dev  ## Format, lint and types.
@@ -69,16 +85,16 @@ protos-check: $(VENV)/.dev $(VENV)/.protos  ## Does the checked-in wire code mat
 	for f in $(VENV)/generated/pocketbench_agent/rpc/*; do cmp $$f agent/pocketbench_agent/rpc/$$(basename $$f) || exit 1; done
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) >&2
 
 $(VENV)/.bench: pyproject.toml $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	@$(BIN)/python -m pip install --quiet --editable '.[local]' >&2
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local,examples,dev]'
+	@$(BIN)/python -m pip install --quiet --editable '.[local,examples,dev]' >&2
 	@touch $@ $(VENV)/.bench
 
 clean:  ## Remove what was installed and cached here.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ from tests.integration.adb_fixtures import echo, environment, opened, servers, u
 from tests.integration.conftest import ROOT, wait_until
 from tests.peers import netns
 from tests.peers.faults import Faults, faults
+from tests.peers.person import as_a_person
 from tests.peers.phone import Phone, phone, why_not
 from tests.peers.sshd import SSHD, sshd
 
@@ -160,11 +161,7 @@ def test_two_phones_and_a_full_one(adb: Adb, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_person_starts_one(tmp_path: Path, number: signal.Signals) -> None:
     """Its stdout is a devices.yaml and comes at once; nothing is left of it, whatever ended it."""
-    command = [sys.executable, "-m", "tests.peers.phone"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True) as started:
-        assert started.stdout is not None
-        said = "".join(started.stdout.readline() for _ in range(3))
+    with as_a_person("tests.peers.phone", tmp_path) as (started, said):
         (tmp_path / "devices.yaml").write_text(said)
         device = load(tmp_path / "devices.yaml")["phone"]
         with opened(Adb("phone", device)) as adb:
@@ -172,7 +169,7 @@ def test_a_person_starts_one(tmp_path: Path, number: signal.Signals) -> None:
         inside = _below(started.pid)
         assert len(inside) >= 4
         started.send_signal(number)
-        assert started.stdout.read() == ""
+        assert started.stdout is not None and started.stdout.read() == ""
         assert started.wait(TIMEOUT_S) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside), TIMEOUT_S)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()

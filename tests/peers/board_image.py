@@ -1,4 +1,4 @@
-"""What the board boots from: Debian's arm64 kernel, and archives of a small Debian with sshd, with or without Python."""
+"""What the board boots from: Debian's arm64 kernel, a small Debian with sshd, and Python apart from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 )
 OF_PYTHON = re.compile(r"usr/(bin|lib|share)/(2to3|pdb|py)[^/]*(/|$)")
 NOT_WANTED = re.compile(
-    r"(boot|var/(cache|lib|log)|(usr/)?lib/(modules|systemd|udev)|usr/share/(doc|info|lintian|locale|man|perl|perl5)"
+    r"(boot|var/(cache|lib|log)|(usr/)?lib/(modules|systemd|udev)|usr/share/(applications|doc|doc-base|info|lintian|locale|man|perl|perl5|pixmaps)"
     r"|usr/lib/aarch64-linux-gnu/(perl|perl-base|gconv)|usr/include)(/|$)"
 )
 # In the order in which they need each other.

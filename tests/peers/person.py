@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+ROOT = Path(__file__).resolve().parents[2]
+YAML_LINES = 3
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -19,3 +26,16 @@ def until_told() -> None:
 
     for number in ENDING:
         signal.signal(number, end)
+
+
+@contextmanager
+def as_a_person(module: str, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start one as a person does, with its files in the folder: the process, and what it said once it was up."""
+    command = [sys.executable, "-m", module, *options]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True) as started:
+        assert started.stdout is not None
+        try:
+            yield started, "".join(started.stdout.readline() for _ in range(YAML_LINES))
+        finally:
+            started.kill()

@@ -10,18 +10,18 @@ from tests.peers.rootfs import Missing, cached, extract, missing
 
 PACKAGES = ("toybox", "mksh", "busybox-static")
 # What Android 10 links to toybox (AOSP, system/core/shell_and_utilities) and Debian's toybox has as well.
-TOYBOX = """
-    acpi base64 basename blockdev cal cat chattr chgrp chmod chown chroot chrt cksum clear cmp comm cp cpio cut date
-    df dirname dmesg dos2unix du echo egrep env expand fallocate false fgrep file find flock fmt free freeramdisk
-    fsfreeze getconf grep gunzip head help hostname hwclock iconv ifconfig inotifyd insmod install ionice
-    iorenice iotop kill killall ln losetup ls lsattr lsmod lspci lsusb makedevs md5sum microcom mkdir
-    mkfifo mknod mkswap mktemp modinfo mount mountpoint mv nbd-client nc netcat netstat nice nl nohup nproc nsenter od
-    partprobe paste patch pgrep pidof pivot_root pkill pmap printenv printf prlimit ps pwd pwdx readlink realpath
-    renice rev rfkill rm rmdir rmmod sed seq setfattr setsid sha1sum sha224sum sha256sum sha384sum sha512sum sleep
-    sort split stat strings swapoff swapon sync sysctl tac tail tar taskset tee test time timeout top touch true
-    truncate tty ulimit umount uname uniq unix2dos unlink unshare uptime usleep uudecode uuencode uuidgen vconfig
-    vmstat watch wc which xargs xxd yes zcat
-""".split()
+TOYBOX = (
+    "acpi base64 basename blockdev cal cat chattr chgrp chmod chown chroot chrt cksum clear cmp comm cp cpio cut "
+    "date df dirname dmesg dos2unix du echo egrep env expand fallocate false fgrep file find flock fmt free "
+    "freeramdisk fsfreeze getconf grep gunzip head help hostname hwclock iconv ifconfig inotifyd insmod install "
+    "ionice iorenice iotop kill killall ln losetup ls lsattr lsmod lspci lsusb makedevs md5sum microcom mkdir "
+    "mkfifo mknod mkswap mktemp modinfo mount mountpoint mv nbd-client nc netcat netstat nice nl nohup nproc "
+    "nsenter od partprobe paste patch pgrep pidof pivot_root pkill pmap printenv printf prlimit ps pwd pwdx "
+    "readlink realpath renice rev rfkill rm rmdir rmmod sed seq setfattr setsid sha1sum sha224sum sha256sum "
+    "sha384sum sha512sum sleep sort split stat strings swapoff swapon sync sysctl tac tail tar taskset tee test "
+    "time timeout top touch true truncate tty ulimit umount uname uniq unix2dos unlink unshare uptime usleep "
+    "uudecode uuencode uuidgen vconfig vmstat watch wc which xargs xxd yes zcat "
+)
 # Android's toybox has these and Debian's has not, or wants /etc/passwd for them: the same names from busybox.
 BUSYBOX = ("bunzip2", "bzcat", "dd", "diff", "expr", "gzip", "id", "more", "stty", "tr", "traceroute")
 EMPTY = ("acct", "apex", "config", "data", "dev", "mnt", "odm", "oem", "proc", "product", "storage", "vendor")
@@ -101,7 +101,7 @@ def _build(target: Path) -> None:
     shutil.copy(raw / "bin" / "busybox", private / "busybox")
     change = ["patchelf", "--set-interpreter", f"/{PRIVATE}/{LOADER}", "--set-rpath", f"/{PRIVATE}"]
     subprocess.run([*change, str(binaries / "toybox")], check=True, timeout=60)
-    for name in TOYBOX:
+    for name in TOYBOX.split():
         (binaries / name).symlink_to("toybox")
     for name in BUSYBOX:
         (binaries / name).symlink_to(f"/{PRIVATE}/busybox")
