@@ -28,14 +28,15 @@ def entries(root: Path, wanted: Callable[[str], bool]) -> Iterator[Entry]:
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if wanted(str((here / name).relative_to(root))))
-        for name in [*folders, *sorted(files)]:
+        kept = sorted(name for name in files if wanted(str((here / name).relative_to(root))))
+        for name in [*folders, *kept]:
             path = here / name
             relative, mode = str(path.relative_to(root)), path.lstat().st_mode
             if stat.S_ISLNK(mode):
                 yield Entry(relative, mode, os.fsencode(path.readlink()))
             elif stat.S_ISDIR(mode):
                 yield Entry(relative, mode)
-            elif stat.S_ISREG(mode) and wanted(relative):
+            elif stat.S_ISREG(mode):
                 yield Entry(relative, mode, path.read_bytes())
 
 
