@@ -1,18 +1,19 @@
-"""How fast a file reaches a device over ADB, beside `adb push`, and with how much memory.
+"""How fast a file reaches a device over ADB and SSH, beside `adb push` and `scp`, and with how much memory.
 
-What: a file of random bytes is pushed to the ADB daemon of `tests/peers/adbd` over loopback, three ways in a shuffled
-order within each repetition: `adb push` (the adb in adbutils' wheel, with its own start-up, as a person would run it),
-our transport through that same adb server, and our transport straight to the daemon with no server between. The link
-of our two is open already; the source is in the page cache and everything earlier is synced before the clock starts.
-The first repetition warms up and is not timed; its copies are compared with the source.
+What: a file of random bytes is pushed over loopback, all ways in a shuffled order within each repetition. To the ADB
+daemon of `tests/peers/adbd`: `adb push` (the adb in adbutils' wheel, with its own start-up, as a person would run it),
+our transport through that same adb server, and our transport straight to the daemon with no server between. To an
+OpenSSH server: `scp` (with its own start-up and login), and our transport. The links of ours are open already; the
+source is in the page cache and everything earlier is synced before the clock starts. The first repetition warms up and
+is not timed; its copies are compared with the source.
 
-The daemon is Python and takes part in the time, with checksums for the direct way (the adb server leaves them out):
-the ratios say how near ours comes to `adb push` on the same peer, the rates say nothing about a phone.
+The ADB daemon is Python and takes part in the time, with checksums for the direct way (the adb server leaves them out):
+the ratios say how near ours comes to the tool on the same peer, the rates say nothing about a device.
 
 Memory: this process's peak (VmHWM, reset before each push) above what was resident before.
 
-A pass: medians of server >= 0.9 and direct >= 0.5 of `adb push`, memory less than 32 MB above the baseline.
-MB = 10^6 bytes. Linux only; needs twice the size as free disk.
+A pass: medians of server >= 0.9 and direct >= 0.5 of `adb push`, of ssh >= 0.9 of `scp`, memory less than 32 MB above
+the baseline. MB = 10^6 bytes. Linux and root (for sshd) only; needs five times the size as free disk.
 """
 
 from __future__ import annotations
@@ -37,13 +38,20 @@ from conditions import conditions  # type: ignore[import-not-found]
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.transports.adb import Adb
+from pocketbench.transports.ssh import Ssh
+
+# A script's folder is on the path, the repository is not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.peers.sshd import SSHD, Sshd, sshd
 
 MB = 1_000_000
 ROOT = Path(__file__).resolve().parents[1]
-BOUNDS = {"server": 0.9, "direct": 0.5}
+# Way: what it is held against, and how much of its rate is enough.
+BOUNDS = {"server": ("adb", 0.9), "direct": ("adb", 0.5), "ssh": ("scp", 0.9)}
 BOUND_MEMORY_MB = 32.0
 BLOCK = 1024 * 1024
 TIMEOUT_S = 300
+VERSIONS = ("adbutils", "adb-shell", "paramiko")
 
 
 def main() -> int:
@@ -54,13 +62,16 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured")
     arguments = parser.parse_args()
     size = arguments.mb * MB
-    if shutil.disk_usage(arguments.folder).free < 3 * size:
-        print(f"{3 * arguments.mb} MB are needed in {arguments.folder}", file=sys.stderr)
+    if shutil.disk_usage(arguments.folder).free < 6 * size:
+        print(f"{6 * arguments.mb} MB are needed in {arguments.folder}", file=sys.stderr)
         return 2
-    print(conditions(("adbutils", "adb-shell")))
+    if SSHD is None or os.geteuid() != 0:
+        print("root and an OpenSSH server are needed: make peers", file=sys.stderr)
+        return 2
+    print(conditions(VERSIONS))
     with tempfile.TemporaryDirectory(prefix="transfer-", dir=arguments.folder) as name:
         seconds, memory = _measure(Path(name), size, arguments.repeat)
-    print(conditions(("adbutils", "adb-shell")))
+    print(conditions(VERSIONS))
     missed = _report(size, seconds, memory)
     for line in missed:
         print(f"MISSED: {line}")
@@ -83,7 +94,12 @@ def _measure(folder: Path, size: int, repeat: int) -> tuple[dict[str, list[float
     with ExitStack() as stack:
         address = stack.enter_context(_daemon(root))
         stack.enter_context(_server(adb))
-        links = {way: stack.enter_context(closing(_opened(address, way))) for way in ("server", "direct")}
+        links: dict[str, Adb | Ssh] = {
+            way: stack.enter_context(closing(_opened(address, way))) for way in ("server", "direct")
+        }
+        board = stack.enter_context(sshd(folder / "sshd"))
+        (folder / "known_hosts").write_text(board.known_hosts())
+        links["ssh"] = stack.enter_context(closing(_board(board)))
 
         def by_adb() -> None:
             subprocess.run(
@@ -93,9 +109,22 @@ def _measure(folder: Path, size: int, repeat: int) -> tuple[dict[str, list[float
                 timeout=TIMEOUT_S,
             )
 
-        ways: dict[str, Callable[[], None]] = {"adb": by_adb}
+        def by_scp() -> None:
+            options = [
+                "-q",
+                "-i",
+                str(board.key),
+                "-P",
+                str(board.port),
+                "-o",
+                f"UserKnownHostsFile={folder}/known_hosts",
+            ]
+            target = f"{board.user}@127.0.0.1:{root / 'scp'}"
+            subprocess.run(["scp", *options, str(source), target], check=True, capture_output=True, timeout=TIMEOUT_S)
+
+        ways: dict[str, Callable[[], None]] = {"adb": by_adb, "scp": by_scp}
         for way, link in links.items():
-            ways[way] = lambda way=way, link=link: link.push(source, way)  # type: ignore[misc]
+            ways[way] = lambda way=way, link=link: link.push(source, str(root / way))  # type: ignore[misc]
         for round_ in range(repeat + 1):
             for way in random.sample(list(ways), len(ways)):
                 (root / way).unlink(missing_ok=True)
@@ -116,15 +145,16 @@ def _measure(folder: Path, size: int, repeat: int) -> tuple[dict[str, list[float
 
 def _report(size: int, seconds: dict[str, list[float]], memory: dict[str, float]) -> Sequence[str]:
     missed = []
-    for way in ("adb", *BOUNDS):
+    for way in ("adb", "server", "direct", "scp", "ssh"):
+        against, bound = BOUNDS.get(way, (way, 0.0))
         rates = sorted(size / MB / took for took in seconds[way])
-        ratio = median(seconds["adb"]) / median(seconds[way])
+        ratio = median(seconds[against]) / median(seconds[way])
         print(
-            f"  {way:7s} {median(rates):5.0f} MB/s ({rates[0]:.0f} to {rates[-1]:.0f}), {ratio:.2f} of adb push, "
+            f"  {way:7s} {median(rates):5.0f} MB/s ({rates[0]:.0f} to {rates[-1]:.0f}), {ratio:.2f} of {against}, "
             f"memory +{memory[way]:.1f} MB"
         )
-        if way in BOUNDS and ratio < BOUNDS[way]:
-            missed.append(f"{way}: {ratio:.2f} of adb push, the bound is {BOUNDS[way]}")
+        if ratio < bound:
+            missed.append(f"{way}: {ratio:.2f} of {against}, the bound is {bound}")
         if way in BOUNDS and memory[way] >= BOUND_MEMORY_MB:
             missed.append(f"{way}: memory rose by {memory[way]:.0f} MB, the bound is {BOUND_MEMORY_MB:.0f}")
     return missed
@@ -133,6 +163,14 @@ def _report(size: int, seconds: dict[str, list[float]], memory: dict[str, float]
 def _opened(address: str, way: str) -> Adb:
     entry = DeviceEntry.model_validate({"transport": "adb", "address": address, "adb": way})
     transport = Adb("peer", entry)
+    transport.open()
+    return transport
+
+
+def _board(board: Sshd) -> Ssh:
+    told = {"host": "127.0.0.1", "port": board.port, "user": board.user, "key": str(board.key)}
+    host_key = board.host_key.with_suffix(".pub").read_text().strip()
+    transport = Ssh("peer", DeviceEntry.model_validate({"transport": "ssh", **told, "host_key": host_key}))
     transport.open()
     return transport
 

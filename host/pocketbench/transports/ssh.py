@@ -25,6 +25,8 @@ CONNECT_TIMEOUT_S = 15.0
 KEEPALIVE_S = 10
 END_WAIT_S = 5.0
 STALL_TIMEOUT_S = 60.0
+# What paramiko keeps free in each packet.
+PACKET_HEADER_BYTES = 64
 # One pass over the data instead of two. paramiko prefers the older ones.
 PREFERRED_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 READ_BYTES = 65536
@@ -64,7 +66,7 @@ class Ssh:
                 # The end of a command that fails early is an error of its own, which says more.
                 with contextlib.suppress(OSError):
                     while data := file.read(READ_BYTES * 16):
-                        channel.sendall(data)
+                        _send_all(channel, data)
                 channel.shutdown_write()
                 done = self._collect(channel, time.monotonic() + STALL_TIMEOUT_S, f"the copy of {source.name}")
             finally:
@@ -105,7 +107,7 @@ class Ssh:
                 raise OSError("the connection is closed")
             there, here = ("127.0.0.1", port), ("127.0.0.1", 0)
             channel = transport.open_channel("direct-tcpip", there, here, timeout=CONNECT_TIMEOUT_S)
-            return Stream(lambda: channel.recv(READ_BYTES), channel.sendall, channel.close)
+            return Stream(lambda: channel.recv(READ_BYTES), lambda data: _send_all(channel, data), channel.close)
 
         tunnel = Tunnel(dial, f"{self._name}-ssh")
         self._tunnels.append(tunnel)
@@ -290,6 +292,13 @@ class _Refuse(paramiko.MissingHostKeyPolicy):
             # A jump's key is not the device's to pin.
             f"{key.get_name()} {key.get_base64()}" if self._last else "",
         )
+
+
+def _send_all(channel: paramiko.Channel, data: bytes) -> None:
+    """One packet's worth a call: paramiko copies all that is left of a longer text for every packet."""
+    step = channel.out_max_packet_size - PACKET_HEADER_BYTES
+    for start in range(0, len(data), step):
+        channel.sendall(data[start : start + step])
 
 
 def _transport(*arguments: Any, **more: Any) -> paramiko.Transport:
