@@ -1,10 +1,10 @@
 """What it costs to begin: the first and the second run on a device, and each further case.
 
 What: `bench` measures sleeping models (`null`, 1 ms, 8 runs, one process a case, no rest) on each device given: one
-case on a device that has nothing of ours yet, the same again, and six cases. Wall seconds of the whole command. A further
-case is what each of the five others adds, less what it was told to do (warm-up and timed runs): three workers started,
-one for the times and two for the outputs. No bounds: the emulated devices of `make phone` and `make board` are 30 to 500
-times slower than real ones.
+case on a device that has nothing of ours yet, the same again, and six cases. Wall seconds of the whole command. A
+further case is what each of the five others adds, less what it was told to do (warm-up and timed runs): three workers
+started, one for the times and two for the outputs. No bounds: the emulated devices of `make phone` and `make board` are
+30 to 500 times slower than real ones.
 
     python benchmarks/startup.py devices.yaml [more.yaml]
 """

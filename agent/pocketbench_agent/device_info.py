@@ -206,8 +206,11 @@ def _os_name(properties: Mapping[str, str]) -> str:
 
 
 def _cpu_name() -> str:
-    for line in (read_text("/proc/cpuinfo") or "").splitlines():
-        if line.lower().startswith(("model name", "hardware")):
+    text = read_text("/proc/cpuinfo") or ""
+    # qemu-user shows the host's: that is not what runs the program.
+    foreign = platform.machine() == "aarch64" and "vendor_id" in text
+    for line in text.splitlines():
+        if line.lower().startswith(("model name", "hardware")) and not foreign:
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
