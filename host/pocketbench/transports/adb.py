@@ -1,7 +1,4 @@
-"""Phones over ADB: through a running adb server, else straight to the device's TCP port.
-
-Over USB without a server: not in this version, which says how to start a server instead.
-"""
+"""Phones over ADB: through a running adb server, else straight to the device, over TCP or (unverified) USB."""
 
 from __future__ import annotations
 
@@ -78,13 +75,15 @@ class Adb:
             )
         if way == "server":
             return adb_server.Server(self._name, entry.serial, self._address())
-        if entry.address is None:
-            raise NotReachable(
-                f"{self._name}: a device on USB needs an adb server; start one with {adb_server.start_command()}, "
-                "or give its 'address: host:port' in devices.yaml"
-            )
         from pocketbench.transports import adb_direct
 
+        if entry.address is None:
+            from pocketbench.transports import adb_usb
+
+            def wire() -> adb_direct.Wire:
+                return adb_usb.UsbWire(self._name, adb_usb.find(self._name, entry.serial))
+
+            return adb_direct.Direct(self._name, f"USB {entry.serial or ''}".strip(), wire)
         return adb_direct.Direct(self._name, entry.address)
 
     def _address(self) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from adb_shell.transport.base_transport import BaseTransport
@@ -32,18 +33,18 @@ _making_key = threading.Lock()
 
 
 class Direct:
-    """A device over TCP."""
+    """A device over TCP at that address, or over what `usb` gives when it is opened."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, usb: Callable[[], Wire] | None = None) -> None:
         self._name = name
         self._address = address
+        self._usb = usb
         self._mux: Mux | None = None
         self._forwards: list[Tunnel] = []
 
     def open(self) -> None:
         """Connect and authenticate. NotReachable, with what to do."""
-        endpoint = split_address(self._name, self._address)
-        wire = Wire(endpoint)
+        wire = self._usb() if self._usb else Wire(split_address(self._name, self._address))
         try:
             self._mux = self._handshake(wire)
         except BaseException:
@@ -113,6 +114,10 @@ class Direct:
             raise NotReachable(
                 f"{where}: {why}: {hint}", "unauthorized" if asked.is_set() else "unreachable"
             ) from error
+        except (exceptions.UsbReadFailedError, exceptions.UsbWriteFailedError) as error:
+            told = UNAUTHORIZED if asked.is_set() else "unplug it and plug it in again"
+            state = "unauthorized" if asked.is_set() else "unreachable"
+            raise NotReachable(f"{where}: {error}: {told}", state) from error
         except (exceptions.DeviceAuthError, exceptions.InvalidResponseError, exceptions.InvalidChecksumError) as error:
             raise NotReachable(f"{where} does not speak ADB as expected: {error}") from error
         version, maxdata, banner = wire.welcome()
