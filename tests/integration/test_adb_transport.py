@@ -164,7 +164,7 @@ def test_what_cannot_be_reached_says_what_to_do(
     usb = entry(device.address, "direct").model_copy(update={"adb": None, "address": None, "serial": "S3R1AL"})
     nothing = f"127.0.0.1:{free_port()}"
     cases = [
-        (usb, r"^phone: a device on USB needs an adb server; start one with `.*adb start-server`"),
+        (usb, r"^phone: (a device on USB needs an adb server \(.*adb start-server|no \S+ is seen on USB: plug it in)"),
         (usb.model_copy(update={"adb": "server"}), r"^phone: no adb server runs at 127\.0\.0\.1:\d+; start one"),
         (entry(nothing, "direct"), r"^phone: 127\.0\.0\.1:\d+: Connection refused: is debugging over TCP on"),
         (entry("a:b:c", "direct"), r"^phone: 'address: a:b:c' in devices\.yaml is not host:port"),
