@@ -43,8 +43,9 @@ def run(
     inputs: PlacedFile | None = None,
     workload: Workload | None = None,
     resumed: bool = False,
+    keep: bool = False,
 ) -> Outcome:
-    """Measure every case that has no result in the store yet."""
+    """Measure every case that has no result in the store yet; `keep` leaves the jobs on the devices."""
     stop = threading.Event()
     reference = HostReference()
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
@@ -66,6 +67,7 @@ def run(
             workload=workload,
             reference=None if devices[name].transport == "local" else reference,
             resumed=resumed,
+            keep=keep,
             measured=measured,
             results={case.key: done[case.key] for case in request.cases if case.key in done and case.device == name},
         )

@@ -59,6 +59,7 @@ class Lane:
     workload: work.Workload | None = None
     reference: HostReference | None = None
     resumed: bool = False
+    keep: bool = False
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
@@ -96,6 +97,8 @@ class Lane:
             self._end_all(case_reason("device_lost" if self._info else code, str(error)))
         self._scratch.cleanup()
         ended = f"{len(self.results)} of {len(self.cases)} cases"
+        if self.keep:
+            self.progress.say(f"{self.device}: the agent keeps its jobs for a week, in home/jobs/{self.run_id}.*")
         self.progress.done(self.device, f"stopped after {ended}" if self.stop.is_set() else f"done, {ended}")
 
     def cancel(self) -> None:
@@ -230,7 +233,7 @@ class Lane:
             raise DeviceBusy(f"{self.device}: the lease ended while this host stood still, and somebody else took it")
 
     def _acknowledge(self, process: Process) -> None:
-        if process.job_id:
+        if process.job_id and not self.keep:
             with contextlib.suppress(DeviceError):
                 self._live().acknowledge(process.job_id)
 

@@ -380,3 +380,16 @@ def test_an_unreachable_device_harms_no_other(bench: Bench) -> None:
     assert ended.code == 3
     assert [r["status"] for r in ended.results] == ["SKIPPED", "SKIPPED", "OK"]
     assert {r["reasons"][0]["code"] for r in ended.results[:2]} == {"not_available"}
+
+
+def test_debug_keeps_the_jobs(bench: Bench) -> None:
+    """With their events and files, until a week later; otherwise nothing stays."""
+    jobs = bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
+    model = bench.null(sleep_ms=1)
+    assert bench("--device", "local", "--model", model, *QUICK).code == 0
+    assert not list(jobs.iterdir())
+    done = bench("--device", "local", "--model", model, *QUICK, "--debug")
+    assert done.code == 0
+    (job,) = [path for path in jobs.iterdir() if path.name.endswith(".0.1")]
+    assert f"in home/jobs/{job.name.partition('.')[0]}.*" in done.stderr
+    assert (job / "events").stat().st_size > 1000

@@ -146,7 +146,9 @@ class Root(click.Group):
     help="devices.yaml; else $POCKETBENCH_DEVICES, ./devices.yaml, the user's.",
 )
 @click.option("--store", metavar="PATH|URL", help="Results store; default in the user's data folder.")
-@click.option("--debug", is_flag=True, help="Tracebacks instead of one-line errors.")
+@click.option(
+    "--debug", is_flag=True, help="Tracebacks instead of one-line errors; devices keep the jobs with their events."
+)
 @click.version_option(__version__, prog_name="bench")
 @click.pass_context
 def root(ctx: click.Context, /, **options: Any) -> None:

@@ -60,7 +60,9 @@ def execute(
         else:
             run_id = store.create_run(request, request_doc(request))
         with progress.create() as shown:
-            outcome = fleet.run(request, entries, store, run_id, shown, inputs, workload, resume is not None)
+            outcome = fleet.run(
+                request, entries, store, run_id, shown, inputs, workload, resume is not None, bool(options.get("debug"))
+            )
     finally:
         store.close()
     made = report.FORMATS[options["form"]](report.Report(run_id, outcome.results))
