@@ -162,7 +162,7 @@ class Workload:
         except (WorkloadFailed, WorkerEnded, DeviceError):
             raise
         except (Exception, SystemExit) as error:
-            raise WorkloadFailed(f"{self.path.name}: score() raised {_where(error, self.path)}") from error
+            raise WorkloadFailed(f"{self.path.name}: score() raised {where(error, self.path)}") from error
         return _checked(score, self.path.name)
 
 
@@ -184,7 +184,7 @@ def load(path: Path) -> Workload:
         with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--workload {path}: does not import: {_where(error, path)}") from error
+        raise UsageError(f"--workload {path}: does not import: {where(error, path)}") from error
     if not callable(getattr(module, "score", None)):
         raise UsageError(f"--workload {path}: has no function score(predict)")
     return Workload(path, sha256, module)
@@ -261,7 +261,7 @@ def _checked(score: Any, name: str) -> Score:
     return score
 
 
-def _where(error: BaseException, path: Path) -> str:
+def where(error: BaseException, path: Path) -> str:
     """The error with the line of the user's file that it came from."""
     line = None
     trace = error.__traceback__

@@ -16,6 +16,7 @@ from pocketbench.errors import PocketbenchError, UsageError
 
 # Short help stands here so that `bench --help` imports no subcommand.
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
+    "compress": ("pocketbench.cli.compress:compress", "Smaller files of a workload's network, by recipe."),
     "devices": ("pocketbench.cli.devices:devices", "Devices: list, add, check, shell, log."),
     "history": ("pocketbench.cli.history:history", "Earlier results of the store."),
     "compare": ("pocketbench.cli.compare:compare", "Two results: is there a difference?"),

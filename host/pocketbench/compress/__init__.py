@@ -1,0 +1,1 @@
+"""Compression: recipes that turn a network into smaller files, each step checked for what it really did."""

@@ -1,0 +1,120 @@
+"""What is compressed: the network of a workload, and real inputs for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketbench.compress.recipe import Recipe
+from pocketbench.errors import UsageError
+from pocketbench.workload import Workload, where
+
+MOST_SAMPLES = 128
+Inputs = tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A torch module, or the path of an .onnx file."""
+
+    content: Any
+    stem: str
+    sha256: str
+
+    @property
+    def is_file(self) -> bool:
+        """An .onnx file?"""
+        return isinstance(self.content, Path)
+
+
+def check(workload: Workload, recipes: Sequence[Recipe]) -> None:
+    """UsageError: which function of the workload is missing, and which recipe needs it."""
+    for recipe in recipes:
+        for step, function in [("every recipe", "model"), *recipe.needs()]:
+            if not callable(getattr(workload.module, function, None)):
+                raise UsageError(
+                    f"--recipe {recipe.text}: {workload.path.name} has no {function}(), which {step} needs"
+                )
+
+
+def network(workload: Workload) -> Network:
+    """Call model(). UsageError where it raises, or gives neither a network nor an .onnx file."""
+    made = _call(workload, "model", workload.module.model)
+    if isinstance(made, (str, Path)):
+        path = Path(made)
+        if path.suffix.lower() != ".onnx" or not path.is_file():
+            raise UsageError(f"{workload.path.name}: model() gave {str(path)!r}, which is no .onnx file")
+        return Network(path, path.stem, hashlib.sha256(path.read_bytes()).hexdigest())
+    if not callable(getattr(made, "state_dict", None)):
+        raise UsageError(
+            f"{workload.path.name}: model() gave {type(made).__name__}: a torch module or an .onnx path is needed"
+        )
+    digest = hashlib.sha256(workload.sha256.encode())
+    for name, tensor in made.state_dict().items():
+        digest.update(name.encode() + np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return Network(made, workload.path.stem, digest.hexdigest())
+
+
+def samples(workload: Workload) -> list[Inputs]:
+    """Up to 128 real inputs of one item each, from calibration_batches(). UsageError for what does not fit together."""
+    function = getattr(workload.module, "calibration_batches", None)
+    if function is None:
+        return []
+    found: list[Inputs] = []
+    for batch in _call(workload, "calibration_batches", lambda: list(_first(function()))):
+        arrays = tuple(_array(one, workload) for one in (batch if isinstance(batch, (tuple, list)) else (batch,)))
+        items = {len(array) for array in arrays}
+        if len(items) != 1 or 0 in items:
+            raise UsageError(
+                f"{workload.path.name}: calibration_batches() gave arrays of {sorted(items)} items in one batch"
+            )
+        found += [tuple(array[at : at + 1] for array in arrays) for at in range(items.pop())]
+        shapes = {tuple(array.shape for array in sample) for sample in found}
+        if len(shapes) > 1:
+            raise UsageError(f"{workload.path.name}: calibration_batches() gave different shapes: {sorted(shapes)[:2]}")
+    if not found:
+        raise UsageError(f"{workload.path.name}: calibration_batches() gave nothing")
+    return found[:MOST_SAMPLES]
+
+
+def digest(found: Sequence[Inputs]) -> str:
+    """Of the inputs: what they are, and their order."""
+    total = hashlib.sha256()
+    for sample in found:
+        for array in sample:
+            total.update(repr((array.shape, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def _first(batches: Any) -> Any:
+    count = 0
+    for batch in batches:
+        yield batch
+        count += len(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        if count >= MOST_SAMPLES:
+            return
+
+
+def _array(given: Any, workload: Workload) -> NDArray[np.float32]:
+    array = np.asarray(given.detach().cpu().numpy() if hasattr(given, "detach") else given)
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise UsageError(
+            f"{workload.path.name}: calibration_batches() gave {array.dtype}, or NaN: finite floats are needed"
+        )
+    return array.astype(np.float32)
+
+
+def _call(workload: Workload, name: str, function: Callable[[], Any]) -> Any:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return function()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{workload.path.name}: {name}() raised {where(error, workload.path)}") from error

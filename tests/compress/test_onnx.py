@@ -1,0 +1,108 @@
+"""Steps on ONNX files: what each did is looked at, and what a library does not do in silence is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from pocketbench.compress import compare, onnx_float16, onnx_graph, onnx_quantize
+from pocketbench.compress.recipe import Context, StepFailed
+from tests.compress import nets
+
+CONTEXT = Context(nets.samples())
+
+
+def test_static_quantizes_every_weight_and_keeps_the_outputs(tmp_path: Path) -> None:
+    source, target = nets.conv(tmp_path / "net.onnx"), tmp_path / "int8.onnx"
+    step = onnx_quantize.Static()
+    done = step.apply(source, target, CONTEXT)
+    assert step.check(source, target).facts["int8_share"] == 1.0
+    assert done.facts["calibrator"] in onnx_quantize.CALIBRATORS
+    assert done.facts["calibration_samples"] == 18
+    noise = done.facts["noise_by_calibrator"]
+    assert noise[done.facts["calibrator"]] == min(noise.values())
+    (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
+    assert found.cosine > 0.99 and not found.collapsed
+
+
+@pytest.mark.parametrize(("processor", "activations"), [("x86_64", "u8"), ("aarch64", "s8")])
+def test_activations_are_those_of_the_processor(tmp_path: Path, processor: str, activations: str) -> None:
+    source, target = nets.conv(tmp_path / "net.onnx"), tmp_path / "int8.onnx"
+    done = onnx_quantize.Static().apply(source, target, Context(nets.samples(), processor))
+    assert done.facts["activations"] == activations
+    kinds = {node.op_type: node for node in onnx.load(target).graph.node}
+    zeros = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(target).graph.initializer}
+    assert zeros[kinds["QuantizeLinear"].input[2]].dtype.name == ("uint8" if activations == "u8" else "int8")
+
+
+def test_a_detector_keeps_its_scores(tmp_path: Path) -> None:
+    """Its tail stays float. All of it in int8, the way the library does it, the scores are gone."""
+    source, target = nets.detector(tmp_path / "net.onnx"), tmp_path / "int8.onnx"
+    done = onnx_quantize.Static().apply(source, target, CONTEXT)
+    assert set(done.facts["float_tail"]) == {"sigmoid", "transpose", "split", "pixels", "concat"}
+    (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
+    assert not found.collapsed
+    plain = tmp_path / "plain.onnx"
+    onnx_quantize.q.quantize_static(
+        str(source), str(plain), onnx_quantize._Reader(iter(nets.samples())), per_channel=True
+    )
+    (lost,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(plain), nets.samples())
+    assert lost.cosine > 0.998 and set(lost.collapsed) == {3, 4, 5}, "the cosine does not show it, the channels do"
+
+
+def test_dynamic_refuses_convolutions(tmp_path: Path) -> None:
+    source = nets.conv(tmp_path / "net.onnx")
+    with pytest.raises(StepFailed, match=r"2 convolutions per tensor, which destroys such nets.*use int8-static"):
+        onnx_quantize.Dynamic().apply(source, tmp_path / "x.onnx", CONTEXT)
+
+
+def nothing_to_do(path: Path) -> Path:
+    """A network without a weight of the kinds that are quantized."""
+    return nets.save(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"y": [1, 3, 16, 16]})
+
+
+@pytest.mark.parametrize("step", [onnx_quantize.Static, onnx_quantize.Dynamic, onnx_float16.Float16])
+def test_a_step_that_did_nothing_is_refused(tmp_path: Path, step: type[onnx_quantize.Static]) -> None:
+    """Its library says nothing."""
+    source, target = nothing_to_do(tmp_path / "net.onnx"), tmp_path / "made.onnx"
+    made = step()
+    made.apply(source, target, CONTEXT)
+    with pytest.raises(StepFailed, match="only 0% of the weights became"):
+        made.check(source, target)
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    source, target = nets.conv(tmp_path / "net.onnx"), tmp_path / "fp16.onnx"
+    step = onnx_float16.Float16()
+    step.apply(source, target, CONTEXT)
+    assert step.check(source, target).facts["float16_share"] == 1.0
+    (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
+    assert found.cosine > 0.9999
+
+
+def test_what_cannot_be_compressed_is_said(tmp_path: Path) -> None:
+    def spoil(weights: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+        weights["w2"][0, 0, 0, 0] = np.nan
+
+    with pytest.raises(StepFailed, match="weights 'w2' hold NaN or infinity"):
+        onnx_graph.load(nets.conv(tmp_path / "nan.onnx", change=spoil))
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x01garbage")
+    with pytest.raises(StepFailed, match=r"broken\.onnx: is no ONNX file"):
+        onnx_graph.load(tmp_path / "broken.onnx")
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(2_100_000_000)
+    with pytest.raises(StepFailed, match=r"2\.1 GB are more than one ONNX file can hold"):
+        onnx_graph.load(tmp_path / "large.onnx")
+    odd = helper.make_node("Odd", ["y"], ["z"], "odd", domain="my.own")
+    with pytest.raises(StepFailed, match=r"operators outside the standard, which no quantizer knows: my\.own\.Odd"):
+        onnx_graph.load(nets.conv(tmp_path / "odd.onnx", odd))
+
+
+def test_too_few_samples(tmp_path: Path) -> None:
+    source = nets.conv(tmp_path / "net.onnx")
+    with pytest.raises(StepFailed, match="gave 3 samples; at least 8 are needed"):
+        onnx_quantize.Static().apply(source, tmp_path / "x.onnx", Context(nets.samples(3)))
