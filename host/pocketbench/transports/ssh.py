@@ -17,7 +17,7 @@ import paramiko
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceLost, NotReachable
-from pocketbench.transports import Completed
+from pocketbench.transports import Completed, Sent, unheard
 from pocketbench.transports.output import Output
 from pocketbench.transports.tunnel import Stream, Tunnel
 
@@ -51,7 +51,7 @@ class Ssh:
         assert self._entry.host is not None
         self._client = self._connect(self._entry.host, config, self._entry, depth=0)
 
-    def push(self, source: Path, target: str) -> None:
+    def push(self, source: Path, target: str, sent: Sent = unheard) -> None:
         """Copy through `cat`; the target appears whole or not at all. NotReachable says why not.
 
         SFTP takes two packets for every 32 KiB and an answer, and small servers have none.
@@ -67,6 +67,7 @@ class Ssh:
                 with contextlib.suppress(OSError):
                     while data := file.read(READ_BYTES * 16):
                         _send_all(channel, data)
+                        sent(file.tell())
                 channel.shutdown_write()
                 done = self._collect(channel, time.monotonic() + STALL_TIMEOUT_S, f"the copy of {source.name}")
             finally:
