@@ -7,10 +7,11 @@ Python. Without: the bundle (a Python with those dependencies), and the agent's 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pocketbench_agent
 from pocketbench.config.devices import DeviceEntry
@@ -19,6 +20,7 @@ from pocketbench.deploy.probe import Probed, probe
 from pocketbench.deploy.runtimes import agent_pins, install_wheels, pack
 from pocketbench.errors import DeviceBusy, NotReachable
 from pocketbench.models import PlacedFile, place
+from pocketbench.progress import megabytes, sending
 from pocketbench.transports import Completed, Transport
 
 SHORT_S = 30.0
@@ -26,26 +28,49 @@ UNPACK_TIMEOUT_S = 600.0
 # What a runtime, its unpacked form, a model and the job's events need beside the agent.
 ROOM_BYTES = 300 * 1000 * 1000
 
+# Unpacked beside its place and moved there when it is whole and on the disk: another host may be doing the same, and
+# the power may fail. {clean} and {publish} are below.
 # A wrapper of the bundle names /bin/sh, which older Androids do not have.
 UNPACK_BUNDLE = """
-umask 077
-rm -rf {folder} && mkdir -p {folder} && cd {folder} || exit 1
+{clean}
+mkdir -p {staging} && cd {staging} || exit 1
 tar -xzf {archive} 2>/dev/null || gzip -dc {archive} | tar -xf - || exit 1
-rm -f {archive}
 [ -x /bin/sh ] || sed -i '1s|/bin/sh|/system/bin/sh|' bin/python3 || exit 1
 bin/python3 -c 'import grpc, numpy' || exit $?
-: >complete
+{publish}
 """
 UNPACK_AGENT = """
-umask 077
-rm -rf {folder} && {python} -m zipfile -e {archive} {folder} && rm -f {archive} && : >{folder}/complete
+{clean}
+{python} -m zipfile -e {archive} {staging} || exit 1
+{publish}
 """
-# Of a shell that was killed by a signal, and of a program: 128 + SIGSYS.
+CLEAN = """umask 077
+S={staging} A={archive}
+trap 'rm -rf "$S" "$A"' 0"""
+PUBLISH = """rm -f {archive}
+sync
+: >{staging}/complete
+cd / && {{ [ -f {folder}/complete ] || {{ rm -rf {folder}; mv {staging} {folder}; }}; }}
+rm -rf {folder}/"${{S##*/}}"
+[ -f {folder}/complete ]"""
+# Of a shell that was killed by a signal, and of a program: 128 + SIGSYS. Of one that may not be executed.
 BAD_SYSTEM_CALL = 159
+NOT_EXECUTABLE = 126
+# What a broken link or a power cut has left. A folder that somebody is filling is younger.
+REMOVE_LEFT = "find pythons agents -maxdepth 1 -name '*.new-*' -mmin +60 -exec rm -rf {} + 2>/dev/null"
+MAKE_FOLDERS = f"""
+umask 077
+mkdir -p "$1/pythons" "$1/agents" && cd "$1" || exit 1
+{REMOVE_LEFT}
+true
+"""
+# What runs has its folder in its environment: PYTHONPATH and PYTHONHOME.
 REMOVE_OLD = """
 cd {workdir} || exit 1
+{left}
 for f in pythons/* agents/*; do
-  case $f in {kept}) ;; *) rm -rf "./$f" ;; esac
+  case $f in {kept}|*.new-*) continue ;; esac
+  grep -qsF {workdir}/"$f" /proc/[0-9]*/environ || rm -rf "./$f"
 done
 df -Pk . | tail -n 1
 """
@@ -70,18 +95,18 @@ def command_for(device: str, transport: Transport, entry: DeviceEntry, say: Say)
     wanted = [agent] if probed.python else [folder, agent]
     missing = [one for one in wanted if not probed.has(one)]
     if missing:
+        _must(device, transport.run(["sh", "-c", MAKE_FOLDERS, "sh", probed.workdir], SHORT_S))
         expected = ROOM_BYTES + (bundle.unpacked_bytes if sources_only and folder in missing else 100_000_000)
         _make_room(device, transport, probed, wanted, expected)
     if sources_only and folder in missing:
         _put_bundle(device, transport, bundle, folder, say)
     if agent in missing:
-        _put_agent(device, transport, agent, python, archive(probed.arch, version, sources_only), say)
-    _must(device, transport.run(["mkdir", "-p", environment["TMPDIR"]], SHORT_S))
+        _put_agent(device, transport, agent, python, archive(probed.arch, version, sources_only, say), say)
     pairs = [f"{name}={value}" for name, value in {**environment, **entry.env, "PYTHONPATH": agent}.items()]
     return ["env", *pairs, python, "-m", "pocketbench_agent", "--home", f"{probed.workdir}/home"]
 
 
-def archive(arch: str, version: tuple[int, int, int], sources_only: bool) -> PlacedFile:
+def archive(arch: str, version: tuple[int, int, int], sources_only: bool, say: Say) -> PlacedFile:
     """The agent, with its dependencies for that processor and Python unless a bundle has them; made once and cached."""
     import platformdirs
 
@@ -92,6 +117,7 @@ def archive(arch: str, version: tuple[int, int, int], sources_only: bool) -> Pla
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             packages = Path(scratch) / "packages"
             if not sources_only:
+                say(f"packing the agent for Python {version[0]}.{version[1]} on {arch} (once)")
                 install_wheels("the agent", agent_pins(), f"{version[0]}.{version[1]}", arch, packages)
             source = Path(pocketbench_agent.__file__).parent
             for path in sorted(source.rglob("*.py")):
@@ -105,33 +131,40 @@ def archive(arch: str, version: tuple[int, int, int], sources_only: bool) -> Pla
 
 
 def _put_bundle(device: str, transport: Transport, bundle: bundles.Bundle, folder: str, say: Say) -> None:
-    say(f"{device}: sending the bundle ({bundle.archive.stat().st_size / 1e6:.0f} MB, once)")
-    target = f"{folder}.tar.gz"
-    _push(device, transport, bundle.archive, target)
-    done = _unpack(transport, UNPACK_BUNDLE, folder=folder, archive=target)
+    done = _put(device, transport, f"{device}: sending the bundle", bundle.archive, folder, UNPACK_BUNDLE, say)
     if done.code == BAD_SYSTEM_CALL or b"Bad system call" in done.stderr:
         raise NotReachable(
             f"{device}: its kernel filter blocks a system call that the bundle's C library makes (SIGSYS); the agent "
             "cannot run there"
         )
+    if done.code == NOT_EXECUTABLE:
+        raise NotReachable(
+            f"{device}: nothing runs from {folder} (is it mounted noexec?): name another folder with 'workdir' in "
+            "devices.yaml"
+        )
     _must(device, done)
 
 
 def _put_agent(device: str, transport: Transport, folder: str, python: str, packed: PlacedFile, say: Say) -> None:
-    say(f"{device}: sending the agent ({packed.bytes / 1e6:.1f} MB, once)")
-    target = f"{folder}.zip"
-    _push(device, transport, packed.path, target)
-    _must(device, _unpack(transport, UNPACK_AGENT, folder=folder, archive=target, python=python))
+    _must(
+        device,
+        _put(device, transport, f"{device}: sending the agent", packed.path, folder, UNPACK_AGENT, say, python=python),
+    )
 
 
-def _push(device: str, transport: Transport, source: Path, target: str) -> None:
-    _must(device, transport.run(["mkdir", "-p", str(PurePosixPath(target).parent)], SHORT_S))
-    transport.push(source, target)
-
-
-def _unpack(transport: Transport, script: str, **paths: str) -> Completed:
+def _put(
+    device: str, transport: Transport, doing: str, source: Path, folder: str, script: str, say: Say, **words: str
+) -> Completed:
+    """Send an archive and have it unpacked; how the unpacking ended."""
+    size = source.stat().st_size
+    say(f"{doing} ({megabytes(size)}, once)")
+    staging = f"{folder}.new-{secrets.token_hex(4)}"
+    archived = f"{staging}.archive"
+    transport.push(source, archived, sending(say, doing, size))
+    paths = {"folder": folder, "staging": staging, "archive": archived, **words}
     quoted = {name: shlex.quote(path) for name, path in paths.items()}
-    return transport.run(["sh", "-c", script.format(**quoted)], UNPACK_TIMEOUT_S)
+    around = {"clean": CLEAN.format(**quoted), "publish": PUBLISH.format(**quoted)}
+    return transport.run(["sh", "-c", script.format(**around, **quoted)], UNPACK_TIMEOUT_S)
 
 
 def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence[str], wanted_bytes: int) -> None:
@@ -142,8 +175,8 @@ def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence
         # Somebody is measuring with one of them right now.
         raise DeviceBusy(f"{device}: in use by {probed.holder}")
     names = [one.removeprefix(f"{probed.workdir}/") for one in kept]
-    script = REMOVE_OLD.format(workdir=shlex.quote(probed.workdir), kept="|".join(names))
-    told = transport.run(["sh", "-c", script], SHORT_S).stdout.decode(errors="replace").split()
+    script = REMOVE_OLD.format(workdir=shlex.quote(probed.workdir), kept="|".join(names) or "''", left=REMOVE_LEFT)
+    told = transport.run(["sh", "-c", script], UNPACK_TIMEOUT_S).stdout.decode(errors="replace").split()
     free_bytes = int(told[3]) * 1024 if len(told) > 3 and told[3].isdigit() else probed.free_bytes
     if free_bytes < wanted_bytes:
         raise NotReachable(

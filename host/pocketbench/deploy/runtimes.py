@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def versions(name: str) -> Sequence[str]:
     return list(_locked(name))
 
 
-def archive(choice: RuntimeChoice, device: Device) -> PlacedFile | None:
-    """The runtime as one zip, made once and cached; None where the agent's own environment serves.
+def archive(choice: RuntimeChoice, device: Device, say: Callable[[str], None]) -> PlacedFile | None:
+    """The runtime as one zip, made once and cached (`say` is told so); None where the agent's environment serves.
 
     NotReachable where it can be had from nowhere; the message says what to install.
     """
@@ -67,10 +67,10 @@ def archive(choice: RuntimeChoice, device: Device) -> PlacedFile | None:
     pins = _pins(choice)
     if not pins:
         raise NotReachable(f"runtime {choice} is not installed here: pip install 'pocketbench[local]'")
-    return _pack(choice, pins, device)
+    return _pack(choice, pins, device, say)
 
 
-def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device) -> PlacedFile:
+def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device, say: Callable[[str], None]) -> PlacedFile:
     import platformdirs
 
     version = choice.version or list(_locked(choice.name))[-1]
@@ -81,6 +81,7 @@ def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device) -> PlacedF
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             python = ".".join(device.python.split(".")[:2])
+            say(f"packing {choice.name} {version} for Python {python} on {device.arch} (once)")
             install_wheels(f"runtime {choice}", pins, python, device.arch, Path(scratch) / "packages")
             partial = Path(scratch) / "archive.zip"
             pack(Path(scratch) / "packages", partial)
