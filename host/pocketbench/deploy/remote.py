@@ -26,11 +26,18 @@ UNPACK_TIMEOUT_S = 600.0
 # What a runtime, its unpacked form, a model and the job's events need beside the agent.
 ROOM_BYTES = 300 * 1000 * 1000
 
-# A wrapper of the bundle names /bin/sh, which older Androids do not have.
+# A wrapper of the bundle names /bin/sh, which older Androids do not have. Nothing protects bytes on an ADB link, and
+# what was unpacked once is never looked at again. The oldest Androids have no sha256sum.
 UNPACK_BUNDLE = """
 umask 077
+if command -v sha256sum >/dev/null; then
+  case $(sha256sum <{archive}) in
+    {sha256}*) ;;
+    *) rm -f {archive}; echo 'the bundle was damaged on its way; run this again' >&2; exit 1 ;;
+  esac
+fi
 rm -rf {folder} && mkdir -p {folder} && cd {folder} || exit 1
-tar -xzf {archive} 2>/dev/null || gzip -dc {archive} | tar -xf - || exit 1
+tar -xzf {archive} 2>/dev/null || {{ gzip -t {archive} && gzip -dc {archive} | tar -xf -; }} || exit 1
 rm -f {archive}
 [ -x /bin/sh ] || sed -i '1s|/bin/sh|/system/bin/sh|' bin/python3 || exit 1
 bin/python3 -c 'import grpc, numpy' || exit $?
@@ -108,7 +115,7 @@ def _put_bundle(device: str, transport: Transport, bundle: bundles.Bundle, folde
     say(f"{device}: sending the bundle ({bundle.archive.stat().st_size / 1e6:.0f} MB, once)")
     target = f"{folder}.tar.gz"
     _push(device, transport, bundle.archive, target)
-    done = _unpack(transport, UNPACK_BUNDLE, folder=folder, archive=target)
+    done = _unpack(transport, UNPACK_BUNDLE, folder=folder, archive=target, sha256=bundle.sha256)
     if done.code == BAD_SYSTEM_CALL or b"Bad system call" in done.stderr:
         raise NotReachable(
             f"{device}: its kernel filter blocks a system call that the bundle's C library makes (SIGSYS); the agent "
@@ -129,8 +136,8 @@ def _push(device: str, transport: Transport, source: Path, target: str) -> None:
     transport.push(source, target)
 
 
-def _unpack(transport: Transport, script: str, **paths: str) -> Completed:
-    quoted = {name: shlex.quote(path) for name, path in paths.items()}
+def _unpack(transport: Transport, script: str, **words: str) -> Completed:
+    quoted = {name: shlex.quote(word) for name, word in words.items()}
     return transport.run(["sh", "-c", script.format(**quoted)], UNPACK_TIMEOUT_S)
 
 
