@@ -119,8 +119,10 @@ def timed(what: str, size: int) -> Iterator[None]:
     """Report the throughput; shown with -s."""
     begin = time.monotonic()
     yield
-    print(f"{what}: {size / 1e6:.0f} MB in {time.monotonic() - begin:.1f} s, "
-          f"{size / 1e6 / (time.monotonic() - begin):.1f} MB/s")
+    print(
+        f"{what}: {size / 1e6:.0f} MB in {time.monotonic() - begin:.1f} s, "
+        f"{size / 1e6 / (time.monotonic() - begin):.1f} MB/s"
+    )
 
 
 def check_peers() -> None:

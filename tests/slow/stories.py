@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -14,12 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pocketbench.config.devices import DeviceEntry
 from tests.integration.conftest import Bench, wait_until
 
+# From nothing to a device that measures, on a busy machine.
+BEGIN_S = 180
+PYTHON = "/usr/bin/python3"
 EVENT = re.compile(r"^(\S+ \S+?),(\d+) \S+ job (\S+\.\d+\.\d+) (begins|ended)", re.MULTILINE)
 
 
@@ -38,13 +42,9 @@ class Watched:
 
     def end(self, timeout_s: float) -> int:
         """Its exit code; no traceback."""
-        try:
-            self.process.wait(timeout_s)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            for reader in self._readers:
-                reader.join(10)
+        self.process.wait(timeout_s)
+        for reader in self._readers:
+            reader.join(10)
         assert "Traceback" not in self.stderr, self.stderr
         return self.process.returncode
 
@@ -76,6 +76,16 @@ class Watched:
             self.out.append(stream.read())
 
 
+@contextmanager
+def watched(process: subprocess.Popen[str]) -> Iterator[Watched]:
+    """Watch it; it does not outlive a story that went wrong."""
+    try:
+        yield Watched(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @dataclass(frozen=True)
 class Log:
     """The log of an agent: what it did and when."""
@@ -101,10 +111,8 @@ class Log:
 
     def gaps(self) -> list[float]:
         """From each end to the next beginning."""
-        jobs = self.jobs()
-        return [
-            then - at for (at, _, what), (then, _, next_) in zip(jobs, jobs[1:]) if (what, next_) == ("ended", "begins")
-        ]
+        pairs = pairwise(self.jobs())
+        return [then - at for (at, _, before), (then, _, after) in pairs if (before, after) == ("ended", "begins")]
 
     def one_at_a_time(self) -> bool:
         """Was none begun before the one before it had ended?"""
@@ -112,9 +120,16 @@ class Log:
         return all(kind == ("begins", "ended")[place % 2] for place, kind in enumerate(kinds))
 
 
-def until(bench: Bench, log: Log, ended: int) -> None:
+def system_python() -> tuple[int, int, int]:
+    """Its version."""
+    said = subprocess.run([PYTHON, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor, patch = (int(part) for part in said.split()[1].split("."))
+    return major, minor, patch
+
+
+def until(log: Log, ended: int) -> None:
     """So many of its jobs have ended, and another runs since a moment."""
-    assert wait_until(lambda: log.in_the_middle(ended), 120), f"{log.path}: {log.jobs()}"
+    assert wait_until(lambda: log.in_the_middle(ended), BEGIN_S), f"{log.path}: {log.jobs()}"
     time.sleep(0.5)
 
 
@@ -125,7 +140,7 @@ def devices(bench: Bench, **entries: DeviceEntry) -> dict[str, Log]:
         told = {
             **entry.model_dump(exclude_defaults=True, mode="json"),
             "workdir": str(bench.home / name),
-            "python": shutil.which("python3", path="/usr/bin"),
+            "python": PYTHON,
             "env": {"HOME": str(bench.home)},
         }
         lines.append(f"  {name}: {json.dumps(told)}")
@@ -147,8 +162,6 @@ def agents_of(bench: Bench, device: str) -> list[int]:
 @contextmanager
 def killed(bench: Bench) -> Iterator[None]:
     """What runs on devices that nobody can reach any more goes afterwards."""
-    import os
-
     try:
         yield
     finally:

@@ -12,11 +12,12 @@ import pytest
 from pocketbench.models import PlacedFile, place
 from pocketbench.session import Session
 from tests.integration import agents
-from tests.slow.links import check_peers, far, reached, timed
+from tests.slow.links import check_peers, far, random_file, reached, timed
 
 SIZE = 4 * 1024**3 + 1
 # The file itself is sparse; its copy on the device is not.
 ROOM_GB = 10
+ORDINARY = 64 * 1024**2
 GROWTH_KB = 64 * 1024
 FREE_GB = shutil.disk_usage("/tmp").free / 1e9
 pytestmark = [
@@ -63,8 +64,9 @@ def agent_of(home: Path) -> int:
 
 
 def arrives(opened: Session, home: Path, model: PlacedFile, what: str) -> None:
-    """It does, in flat memory."""
+    """It does, and takes no more memory than one of ordinary size did before it."""
     agent = agent_of(home)
+    opened.put([random_file(home.parent / "ordinary", ORDINARY)])
     before = {pid: forget(pid) for pid in (os.getpid(), agent)}
     with timed(what, SIZE):
         assert opened.put([model]) == SIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import statistics
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from pocketbench.deploy.remote import archive
 from pocketbench.lane import RETURN_S
 from tests.integration.conftest import QUICK, Bench, benched, wait_until
 from tests.slow.links import check_peers, far, needs_root
-from tests.slow.stories import Log, Watched, agents_of, devices, killed, until
+from tests.slow.stories import Log, Watched, agents_of, devices, killed, system_python, until, watched
 
 pytestmark = [needs_root, pytest.mark.timeout(600)]
 HOLE_S = 120.0
@@ -53,13 +55,14 @@ def stories(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[d
     told: tuple[Callable[[Bench], Told], ...] = (holes, losses, frozen)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(told)) as pool:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("user")))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        archive(platform.machine(), system_python(), sources_only=False)
 
         def tell(story: Callable[[Bench], Told]) -> Told:
             with benched(tmp_path_factory.mktemp(story.__name__)) as bench:
                 bench.environment["XDG_CACHE_HOME"] = str(cache)
                 return story(bench)
 
-        # The first packs the agent for the others.
         yield {story.__name__: pool.submit(tell, story) for story in told}
 
 
@@ -68,9 +71,10 @@ def holes(bench: Bench) -> Told:
     with ExitStack() as stack:
         found = {way: stack.enter_context(far(way, bench.home / f"far-{way}")) for way in ("ssh", "adb")}
         logs = devices(bench, **{way: to.entry for way, (to, _) in found.items()})
-        run = Watched(bench.start("--device", "ssh", "--device", "adb", "--model", bench.null(sleep_ms=10), *THREE))
+        command = ("--device", "ssh", "--device", "adb", "--model", bench.null(sleep_ms=10), *THREE)
+        run = stack.enter_context(watched(bench.start(*command)))
         for log in logs.values():
-            until(bench, log, 1)
+            until(log, 1)
         begin = time.monotonic()
         for _, knobs in found.values():
             knobs.hole = True
@@ -89,9 +93,9 @@ def losses(bench: Bench) -> Told:
         logs = devices(bench, gone=gone.entry, hung=hung.entry)
         (local,) = [Path(bench.environment["XDG_CACHE_HOME"]) / "pocketbench" / "agent" / "agent.log"]
         names = ("--device", "gone", "--device", "hung", "--device", "local")
-        run = Watched(bench.start(*names, "--model", bench.null(sleep_ms=10), *LONG))
+        run = stack.enter_context(watched(bench.start(*names, "--model", bench.null(sleep_ms=10), *LONG)))
         for log in logs.values():
-            until(bench, log, 1)
+            until(log, 1)
         (agent,) = agents_of(bench, "hung")
         begin = time.monotonic()
         vanishing.close()
@@ -101,17 +105,19 @@ def losses(bench: Bench) -> Told:
 
 def frozen(bench: Bench) -> Told:
     """A host stands still between two jobs until its leases have ended, and wakes while another one measures."""
-    with far("ssh", bench.home / "far") as (to, _):
+    with ExitStack() as stack:
+        to, _ = stack.enter_context(far("ssh", bench.home / "far"))
         logs = devices(bench, board=to.entry)
-        first = Watched(bench.start("--device", "board", "--model", bench.null("first", sleep_ms=10), *THREE))
-        until(bench, logs["board"], 1)
+        models = [("--device", "board", "--model", bench.null(name, sleep_ms=10)) for name in ("first", "second")]
+        first = stack.enter_context(watched(bench.start(*models[0], *THREE)))
+        until(logs["board"], 1)
         os.kill(first.process.pid, signal.SIGSTOP)
         try:
             # A job that had begun by then ends.
             assert wait_until(lambda: not logs["board"].in_the_middle(1), 60)
             begin = time.monotonic()
             time.sleep(FROZEN_S)
-            second = Watched(bench.start("--device", "board", "--model", bench.null("second", sleep_ms=10), *THREE))
+            second = stack.enter_context(watched(bench.start(*models[1], *THREE)))
             before = len(logs["board"].begun())
             assert wait_until(lambda: len(logs["board"].begun()) > before, 120), second.stderr
         finally:

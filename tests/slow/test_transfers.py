@@ -1,4 +1,4 @@
-"""Large files over links that are cut, silent, slow or spoilt: sent on where they stopped, and never accepted broken."""
+"""Files over links that are cut, silent, slow or spoilt: they go on where they stopped, and are never taken broken."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_archive_over_a_link_that_is_cut(link: tuple[Far, Faults], tmp_path: 
     blob, target = random_file(tmp_path / "blob", SIZE), to.folder / "archive"
     with connected(to) as transport:
         knobs.to_target.cut_at = knobs.to_target.passed + CUT
-        with pytest.raises(DeviceError, match="^far: "):
+        with pytest.raises(DeviceError, match=r"^far: "):
             transport.push(blob.path, str(target))
         knobs.to_target.cut_at = None
     with connected(to) as transport:
