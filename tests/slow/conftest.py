@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import bench
+from tests.integration.conftest import Bench, bench
+from tests.slow.emulated import TIMEOUT_S
 
 __all__ = ["bench"]
 
@@ -20,7 +21,7 @@ ALLOWED_SKIPS = (
     ("*/test_large_models.py::*", NO_ROOM),
     ("*/test_transfers.py::*", NO_ROOT),
     ("*/test_patience.py::*", NO_ROOT),
-    ("*/test_frozen_host.py::*", NO_ROOT),
+    ("*/test_mtu.py::*", NO_ROOT),
 )
 _unexpected: list[str] = []
 
@@ -58,6 +59,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skips that are not allowed here", red=True)
         for told in _unexpected:
             terminalreporter.line(f"FAILED, because skipped: {told}", red=True)
+
+
+@pytest.fixture
+def ready(bench: Bench, cache: Path) -> Bench:
+    """A bench with the suite's cache, and patience: emulated, and on a busy machine, all takes long."""
+    bench.environment["XDG_CACHE_HOME"] = str(cache)
+    bench.timeout_s = TIMEOUT_S
+    return bench
 
 
 @pytest.fixture(scope="session")

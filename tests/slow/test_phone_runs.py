@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.slow.emulated import BUNDLE_MISSING, emulated, needs_models
 
 MISSING = phones.why_not() or BUNDLE_MISSING
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.timeout(600)]
-TIMEOUT_S = 540
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +25,16 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
 
 
 @pytest.fixture
-def ready(bench: Bench, cache: Path, phone: Phone) -> Bench:
+def known(ready: Bench, phone: Phone) -> Bench:
     """A bench that knows it."""
-    bench.environment["XDG_CACHE_HOME"] = str(cache)
-    bench.timeout_s = TIMEOUT_S
     entry = f"{{transport: adb, address: '{phone.address}', adb: direct}}"
-    (bench.home / "devices.yaml").write_text(f"devices:\n  phone: {entry}\n")
-    return bench
+    (ready.home / "devices.yaml").write_text(f"devices:\n  phone: {entry}\n")
+    return ready
 
 
-def test_the_plan_as_it_is(ready: Bench) -> None:
+def test_the_plan_as_it_is(known: Bench) -> None:
     """Six processes, 120 inferences each at least, rests in between: without an option that makes it shorter."""
-    done = ready("--device", "phone", "--model", DIGITS / "digits-int8.tflite", "--format", "json")
+    done = known("--device", "phone", "--model", DIGITS / "digits-int8.tflite", "--format", "json")
     (result,) = done.results
     assert (done.code, result["status"]) == (0, "OK"), done.stderr
     assert result["latency_ms"]["processes"] == 6
@@ -47,11 +43,11 @@ def test_the_plan_as_it_is(ready: Bench) -> None:
 
 
 @needs_models
-def test_a_detector(ready: Bench) -> None:
+def test_a_detector(known: Bench) -> None:
     """YOLOv5n computes what it computes here; three inferences are no measurement, and the row says so."""
     model = SHARED / "tflite" / "yolov5n-int8.tflite"
     plan = ("--processes", "1", "--max-runs", "3", "--cooldown", "0", "--format", "json")
-    done = ready("--device", "phone", "--model", model, *plan)
+    done = known("--device", "phone", "--model", model, *plan)
     (result,) = done.results
     assert (done.code, result["status"]) == (3, "INVALID"), done.stderr
     assert "too_few_samples" in [each["code"] for each in result["reasons"] if each["severity"] == "invalid"]
