@@ -41,7 +41,6 @@ def emulated(result: dict[str, Any]) -> None:
     """It says that it is, and computes what the host computes."""
     assert result["emulated"] is True
     assert "emulated" in [reason["code"] for reason in result["reasons"]]
-    assert result["device_info"]["arch"] == "aarch64"
     faithful(result)
 
 

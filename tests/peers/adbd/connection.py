@@ -264,19 +264,20 @@ class Connection:
 
     async def _serve(self, stream: Stream, local: int, remote: int, name: str) -> None:
         service = await self._find(self, name)
-        if service is None:
-            await self.send(wire.CLSE, 0, remote)
-            return
-        self._streams[local] = stream
-        window = struct.pack("<i", wire.DELAYED_ACK_BYTES) if self._delayed_ack else b""
-        await self.send(wire.OKAY, local, remote, window)
-        try:
-            with contextlib.suppress(ConnectionError):
-                await service(stream)
-        finally:
-            if self._streams.pop(local, None) is not None:
-                stream.gone()
+        # The client may have gone at any point.
+        with contextlib.suppress(ConnectionError):
+            if service is None:
+                await self.send(wire.CLSE, 0, remote)
+                return
+            self._streams[local] = stream
+            window = struct.pack("<i", wire.DELAYED_ACK_BYTES) if self._delayed_ack else b""
+            try:
+                await self.send(wire.OKAY, local, remote, window)
                 with contextlib.suppress(ConnectionError):
+                    await service(stream)
+            finally:
+                if self._streams.pop(local, None) is not None:
+                    stream.gone()
                     await self.send(wire.CLSE, local, remote)
 
     def _to_stream(self, header: wire.Header, data: bytes) -> None:
