@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ BUNDLE_MISSING = (
     None if importlib.util.find_spec("pocketbench_bundle_aarch64") else "the bundle is not installed: make bundle"
 )
 needs_models = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/models here")
-MODELS = ("--model", DIGITS / "digits-int8.tflite", "--model", DIGITS / "digits-float.onnx")
+TFLITE, ONNX = DIGITS / "digits-int8.tflite", DIGITS / "digits-float.onnx"
 # Emulated, a run costs next to nothing and a process many seconds.
 SHORT = ("--processes", "1", "--min-runs", "8", "--min-time", "0.1", "--max-time", "20", "--cooldown", "0")
 # What takes one minute takes several where others use the machine.
@@ -27,11 +28,12 @@ WORKDIR = "/root/.cache/pocketbench"
 SENDING = re.compile(r"^\S+: sending (.*) \(", re.MULTILINE)
 
 
-def measured(bench: Bench, device: str, *more: object) -> Ended:
-    """One command with two models, in JSON: every case is what a run on an emulated device has to be."""
-    ended = bench("--device", device, *MODELS, *(more or SHORT), "--format", "json")
+def measured(bench: Bench, device: str, *models: Path) -> Ended:
+    """One command, in JSON: every case is what a run on an emulated device has to be."""
+    told = [word for model in models for word in ("--model", model)]
+    ended = bench("--device", device, *told, *SHORT, "--format", "json")
     assert ended.code == 0, ended.stderr
-    assert [(r["device"], r["status"]) for r in ended.results] == [(device, "OK")] * 2
+    assert [(r["device"], r["status"]) for r in ended.results] == [(device, "OK")] * len(models)
     for result in ended.results:
         emulated(result)
     return ended
@@ -75,6 +77,6 @@ def nothing_is_sent_again(bench: Bench) -> None:
     """A second run finds what the first one left."""
     left = kept(bench)
     assert "blobs" in left
-    second = measured(bench, "board")
+    second = measured(bench, "board", TFLITE, ONNX)
     assert "sending" not in second.stderr
     assert kept(bench) == left

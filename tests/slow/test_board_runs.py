@@ -14,8 +14,10 @@ from tests.peers import phone as phones
 from tests.peers.board import Board
 from tests.slow.emulated import (
     BUNDLE_MISSING,
+    ONNX,
     SENDING,
     SHORT,
+    TFLITE,
     WORKDIR,
     emulated,
     faithful,
@@ -40,7 +42,7 @@ def board() -> Iterator[Board]:
 def test_its_own_python(board: Board, ready: Bench) -> None:
     """The agent travels, Python does not."""
     register(ready, board)
-    first = measured(ready, "board")
+    first = measured(ready, "board", TFLITE, ONNX)
     assert SENDING.findall(first.stderr) == ["the agent"]
     assert {r["environment"]["python"] for r in first.results} == {"3.11.2"}
     nothing_is_sent_again(ready)
@@ -50,7 +52,7 @@ def test_its_own_python(board: Board, ready: Bench) -> None:
 def test_the_bundle_though_it_has_python(board: Board, ready: Bench) -> None:
     """`python: bundle`."""
     register(ready, board, ", python: bundle")
-    first = measured(ready, "board")
+    first = measured(ready, "board", TFLITE)
     assert SENDING.findall(first.stderr) == ["the bundle", "the agent"]
     assert len(on_board(ready, f"ls {WORKDIR}/pythons").split()) == 1
 
