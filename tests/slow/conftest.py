@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from tests.integration.conftest import Bench, bench
 from tests.slow.emulated import TIMEOUT_S
+from tests.slow.stories import stories
 
-__all__ = ["bench"]
+__all__ = ["bench", "stories"]
+PATIENCE = "test_patience.py"
 
 NO_MODELS, NO_ROOM, NO_ROOT = "no ../shared/models here", "GB are free here", "takes root"
 # Which test may be skipped, and what it then says; all else is an untested story, and fails the run.
@@ -59,6 +62,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skips that are not allowed here", red=True)
         for told in _unexpected:
             terminalreporter.line(f"FAILED, because skipped: {told}", red=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for minutes is looked at last."""
+    items.sort(key=lambda item: item.path.name == PATIENCE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begun(request: pytest.FixtureRequest) -> None:
+    """And begins first."""
+    if any(item.path.name == PATIENCE for item in request.session.items) and os.geteuid() == 0:
+        request.getfixturevalue("stories")
 
 
 @pytest.fixture

@@ -73,10 +73,10 @@ def kept(bench: Bench) -> str:
     return on_board(bench, f"ls -l --full-time {folders} 2>/dev/null")
 
 
-def nothing_is_sent_again(bench: Bench) -> None:
+def nothing_is_sent_again(bench: Bench, *models: Path) -> None:
     """A second run finds what the first one left."""
     left = kept(bench)
     assert "blobs" in left
-    second = measured(bench, "board", TFLITE, ONNX)
+    second = measured(bench, "board", *models)
     assert "sending" not in second.stderr
     assert kept(bench) == left

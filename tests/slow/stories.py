@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pocketbench.config.devices import DeviceEntry
-from tests.integration.conftest import Bench, wait_until
+import pytest
 
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.deploy.remote import archive
+from tests.integration.conftest import QUICK, Bench, benched, wait_until
+from tests.peers.faults import Faults
+from tests.slow.links import check_peers, far
+
+HOLE_S = 120.0
+# A host's leases last 90 s.
+FROZEN_S = 96.0
+# Until a dead link is noticed, and one more attempt to open it after the last that was allowed.
+NOTICED_S, ATTEMPT_S = 25.0, 40.0
+END_S = 400.0
+JSON = ("--cooldown", "0", "--format", "json")
+# Three processes of about two seconds.
+THREE = ("--processes", "3", "--min-runs", "8", "--min-time", "1.2", *JSON)
+# Busy for longer than a device is waited for.
+LONG = ("--processes", "44", "--min-runs", "8", "--min-time", "4", "--max-time", "5", *JSON)
 # From nothing to a device that measures, on a busy machine.
 BEGIN_S = 180
 PYTHON = "/usr/bin/python3"
@@ -167,3 +185,100 @@ def killed(bench: Bench) -> Iterator[None]:
     finally:
         for pid in bench.agents():
             os.kill(pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of a run."""
+
+    code: int
+    run: Watched
+    logs: dict[str, Log]
+    at: dict[str, float]
+    """When the misfortune of each began."""
+
+
+@pytest.fixture(scope="session")
+def stories(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[dict[str, Future[Told]]]:
+    """All of them, under way: each waits for minutes and works for seconds."""
+    check_peers()
+    told: tuple[Callable[[Bench], Told], ...] = (holes, losses, frozen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        archive(platform.machine(), system_python(), sources_only=False)
+    with ThreadPoolExecutor(len(told)) as pool:
+
+        def tell(story: Callable[[Bench], Told]) -> Told:
+            with benched(tmp_path_factory.mktemp(story.__name__)) as bench:
+                bench.environment["XDG_CACHE_HOME"] = str(cache)
+                return story(bench)
+
+        yield {story.__name__: pool.submit(tell, story) for story in told}
+
+
+def holes(bench: Bench) -> Told:
+    """Two devices whose links are black holes from the middle of a job on."""
+    with ExitStack() as stack:
+        found = {way: stack.enter_context(far(way, bench.home / f"far-{way}")) for way in ("ssh", "adb")}
+        logs = devices(bench, **{way: to.entry for way, (to, _) in found.items()})
+        command = ("--device", "ssh", "--device", "adb", "--model", bench.null(sleep_ms=10), *THREE)
+        run = stack.enter_context(watched(bench.start(*command)))
+        with ThreadPoolExecutor(len(found)) as pool:
+            begun = {way: pool.submit(_hole, logs[way], knobs) for way, (_, knobs) in found.items()}
+        return Told(run.end(END_S), run, logs, {way: future.result() for way, future in begun.items()})
+
+
+def _hole(log: Log, knobs: Faults) -> float:
+    until(log, 1)
+    knobs.hole = True
+    begin = time.monotonic()
+    time.sleep(HOLE_S)
+    knobs.hole = False
+    return begin
+
+
+def losses(bench: Bench) -> Told:
+    """One device vanishes for good, the agent of another stops for good, and this machine measures."""
+    with ExitStack() as stack, killed(bench):
+        vanishing = stack.enter_context(ExitStack())
+        gone, _ = vanishing.enter_context(far("ssh", bench.home / "far-gone"))
+        hung, _ = stack.enter_context(far("ssh", bench.home / "far-hung"))
+        logs = devices(bench, gone=gone.entry, hung=hung.entry)
+        names = ("--device", "gone", "--device", "hung", "--device", "local")
+        run = stack.enter_context(watched(bench.start(*names, "--model", bench.null(sleep_ms=10), *LONG)))
+        for log in logs.values():
+            until(log, 1)
+        (agent,) = agents_of(bench, "hung")
+        begin = time.monotonic()
+        os.kill(agent, signal.SIGSTOP)
+        vanishing.close()
+        logs["local"] = Log(Path(bench.environment["XDG_CACHE_HOME"]) / "pocketbench" / "agent" / "agent.log")
+        return Told(run.end(END_S), run, logs, dict.fromkeys(logs, begin))
+
+
+def frozen(bench: Bench) -> Told:
+    """A host stands still between two jobs until its leases have ended, and wakes while another one measures."""
+    with ExitStack() as stack:
+        to, _ = stack.enter_context(far("ssh", bench.home / "far"))
+        logs = devices(bench, board=to.entry)
+        models = [("--device", "board", "--model", bench.null(name, sleep_ms=10)) for name in ("first", "second")]
+        first = stack.enter_context(watched(bench.start(*models[0], *THREE)))
+        until(logs["board"], 1)
+        os.kill(first.process.pid, signal.SIGSTOP)
+        try:
+            # A job that had begun by then ends.
+            assert wait_until(lambda: not logs["board"].in_the_middle(1), 60)
+            time.sleep(FROZEN_S)
+            second = stack.enter_context(watched(bench.start(*models[1], *THREE)))
+            before = len(logs["board"].begun())
+            assert wait_until(lambda: len(logs["board"].begun()) > before, 120), second.stderr
+        finally:
+            os.kill(first.process.pid, signal.SIGCONT)
+        code = second.end(END_S)
+        assert (code, second.results["board"]["status"]) == (0, "OK"), second.stderr
+        assert second.results["board"]["attempt"] == 1
+        ended = first.end(END_S)
+        stored = bench("history", "--format", "json").doc
+        assert [each["model"]["name"] for each in stored] == ["second"]
+        assert bench("--device", "board", "--model", bench.null("third"), *QUICK).code == 0
+        return Told(ended, first, logs, {})

@@ -37,4 +37,4 @@ def test_no_python_at_all(board: Board, ready: Bench) -> None:
     first = measured(ready, "board", TFLITE, ONNX)
     assert SENDING.findall(first.stderr) == ["the bundle", "the agent"]
     assert on_board(ready, "command -v python3") == ""
-    nothing_is_sent_again(ready)
+    nothing_is_sent_again(ready, TFLITE)
