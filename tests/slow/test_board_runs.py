@@ -45,7 +45,7 @@ def test_its_own_python(board: Board, ready: Bench) -> None:
     first = measured(ready, "board", TFLITE, ONNX)
     assert SENDING.findall(first.stderr) == ["the agent"]
     assert {r["environment"]["python"] for r in first.results} == {"3.11.2"}
-    nothing_is_sent_again(ready, TFLITE, ONNX)
+    nothing_is_sent_again(ready, TFLITE)
     assert on_board(ready, f"ls {WORKDIR}/pythons") == ""
 
 
