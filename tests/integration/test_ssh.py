@@ -126,7 +126,7 @@ def test_no_key_at_all(server: Sshd, known: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_nobody_listens(server: Sshd, known: Path) -> None:
     """An address without a server."""
-    with pytest.raises(NotReachable, match=r"127\.0\.0\.1:1 cannot be reached"):
+    with pytest.raises(NotReachable, match=r"127\.0\.0\.1:1 cannot be reached: Unable to connect"):
         Ssh("board", entry(server, port=1)).open()
 
 

@@ -29,12 +29,19 @@ UNPACK_TIMEOUT_S = 600.0
 ROOM_BYTES = 300 * 1000 * 1000
 
 # Unpacked beside its place and moved there when it is whole and on the disk: another host may be doing the same, and
-# the power may fail. {clean} and {publish} are below.
-# A wrapper of the bundle names /bin/sh, which older Androids do not have.
+# the power may fail. {clean} and {publish} are below. Nothing protects bytes on an ADB link, and what was unpacked once
+# is never looked at again; the oldest Androids have no sha256sum. A wrapper of the bundle names /bin/sh, which older
+# Androids do not have.
 UNPACK_BUNDLE = """
 {clean}
+if command -v sha256sum >/dev/null; then
+  case $(sha256sum <{archive}) in
+    {sha256}*) ;;
+    *) echo 'the bundle was damaged on its way; run this again' >&2; exit 1 ;;
+  esac
+fi
 mkdir -p {staging} && cd {staging} || exit 1
-tar -xzf {archive} 2>/dev/null || gzip -dc {archive} | tar -xf - || exit 1
+tar -xzf {archive} 2>/dev/null || {{ gzip -t {archive} && gzip -dc {archive} | tar -xf -; }} || exit 1
 [ -x /bin/sh ] || sed -i '1s|/bin/sh|/system/bin/sh|' bin/python3 || exit 1
 bin/python3 -c 'import grpc, numpy' || exit $?
 {publish}
@@ -131,7 +138,8 @@ def archive(arch: str, version: tuple[int, int, int], sources_only: bool, say: S
 
 
 def _put_bundle(device: str, transport: Transport, bundle: bundles.Bundle, folder: str, say: Say) -> None:
-    done = _put(device, transport, f"{device}: sending the bundle", bundle.archive, folder, UNPACK_BUNDLE, say)
+    doing, sha256 = f"{device}: sending the bundle", bundle.sha256
+    done = _put(device, transport, doing, bundle.archive, folder, UNPACK_BUNDLE, say, sha256=sha256)
     if done.code == BAD_SYSTEM_CALL or b"Bad system call" in done.stderr:
         raise NotReachable(
             f"{device}: its kernel filter blocks a system call that the bundle's C library makes (SIGSYS); the agent "

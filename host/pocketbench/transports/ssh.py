@@ -180,7 +180,9 @@ class Ssh:
                     "name one with 'key' in devices.yaml or IdentityFile in ~/.ssh/config",
                     "unauthorized",
                 ) from error
-            raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {error or 'no answer'}") from error
+            # paramiko's own is an OSError without a number, and says so.
+            why = getattr(error, "strerror", None) or error or "no answer"
+            raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {why}") from error
         transport = client.get_transport()
         assert transport is not None
         transport.set_keepalive(KEEPALIVE_S)
