@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pocketbench.deploy.remote import UNPACK_BUNDLE
+from pocketbench.deploy.remote import UNPACK_BUNDLE, unpacking
 
-TOOLS = ("cat", "gzip", "mkdir", "rm", "sed", "sh", "tar")
+TOOLS = ("cat", "gzip", "mkdir", "mv", "rm", "sed", "sh", "sync", "tar")
 SAID = "the bundle was damaged on its way; run this again\n"
 
 
@@ -26,16 +26,19 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path, hashes: bool, damaged: bool
     sha256 = hashlib.sha256(packed).hexdigest()
     if damaged:
         packed[packed.index(b"A" * 5000) + 2500] ^= 1
-    archive, folder, tools = tmp_path / "a.tar.gz", tmp_path / "made", tmp_path / "tools"
+    archive, folder, tools = tmp_path / "a.tar.gz", tmp_path / "made 'it'", tmp_path / "tools"
+    staging = tmp_path / "made.new-1"
     archive.write_bytes(packed)
     tools.mkdir()
     for name in (*TOOLS, "sha256sum") if hashes else TOOLS:
         (tools / name).symlink_to(str(shutil.which(name)))
-    script = UNPACK_BUNDLE.format(folder=folder, archive=archive, sha256=sha256)
+    words = {"folder": str(folder), "staging": str(staging), "archive": str(archive), "sha256": sha256}
+    script = unpacking(UNPACK_BUNDLE, **words)
     command = [str(tools / "sh"), "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tools)}, check=False)
     assert (done.returncode == 1) == damaged, done.stderr
     assert (folder / "complete").exists() == (not damaged)
+    assert not staging.exists() and not archive.exists()
     if damaged:
         assert done.stderr == SAID if hashes else "crc error" in done.stderr
 

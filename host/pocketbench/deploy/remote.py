@@ -169,10 +169,14 @@ def _put(
     staging = f"{folder}.new-{secrets.token_hex(4)}"
     archived = f"{staging}.archive"
     transport.push(source, archived, sending(say, doing, size))
-    paths = {"folder": folder, "staging": staging, "archive": archived, **words}
-    quoted = {name: shlex.quote(path) for name, path in paths.items()}
-    around = {"clean": CLEAN.format(**quoted), "publish": PUBLISH.format(**quoted)}
-    return transport.run(["sh", "-c", script.format(**around, **quoted)], UNPACK_TIMEOUT_S)
+    filled = unpacking(script, folder=folder, staging=staging, archive=archived, **words)
+    return transport.run(["sh", "-c", filled], UNPACK_TIMEOUT_S)
+
+
+def unpacking(script: str, **words: str) -> str:
+    """One of the scripts above for a shell: with its words quoted, and what stands around it."""
+    quoted = {name: shlex.quote(word) for name, word in words.items()}
+    return script.format(clean=CLEAN.format(**quoted), publish=PUBLISH.format(**quoted), **quoted)
 
 
 def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence[str], wanted_bytes: int) -> None:
