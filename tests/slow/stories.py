@@ -210,7 +210,11 @@ def stories(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[d
 
         def tell(story: Callable[[Bench], Told]) -> Told:
             with benched(tmp_path_factory.mktemp(story.__name__)) as bench:
-                bench.environment["XDG_CACHE_HOME"] = str(cache)
+                # Agents of this machine that nobody else uses meanwhile, and the packed ones of the suite.
+                own = bench.home / "cache" / "pocketbench"
+                own.mkdir(parents=True)
+                (own / "agents").symlink_to(cache / "pocketbench" / "agents")
+                bench.environment["XDG_CACHE_HOME"] = str(own.parent)
                 return story(bench)
 
         yield {story.__name__: pool.submit(tell, story) for story in told}
