@@ -259,7 +259,8 @@ class Lane:
                 if isinstance(error, DeviceBusy) and error.holder not in ("", leases.owner()):
                     raise
                 if time.monotonic() - begin > RETURN_S or self.stop.is_set():
-                    raise DeviceLost(f"{why}; {printable(str(error))}") from error
+                    hangs = f"{self.device}: its agent hangs, and still holds the device"
+                    raise DeviceLost(f"{why}; {hangs if isinstance(error, DeviceBusy) else error}") from error
             if not told:
                 told = True
                 self.progress.say(f"{why}: waiting for it, {RETURN_S:.0f} s at most")

@@ -119,7 +119,11 @@ class Session:
             if not state.complete:
                 told = sending(self.say, f"{self.device}: sending {printable(file.name)}", file.bytes)
                 with self._errors():
-                    self._put_blob(_chunks(file, state.committed, told), timeout=3600.0, metadata=self._metadata())
+                    parts = _chunks(file, state.committed, told)
+                    arrived = self._put_blob(parts, timeout=3600.0, metadata=self._metadata())
+                if not arrived.complete:
+                    whole = f"{arrived.committed} of {file.bytes} bytes of {printable(file.name)} arrived"
+                    raise NoSpaceOnDevice(f"{self.device}: {whole}: did the file change while it was sent?")
                 sent += file.bytes - state.committed
             self._have.add(file.sha256)
         return sent

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.deploy.remote import archive
+from pocketbench.deploy.remote import packages
 from tests.integration.conftest import QUICK, Bench, benched, wait_until
 from tests.peers.faults import Faults
 from tests.slow.links import check_peers, far
@@ -205,7 +205,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[d
     told: tuple[Callable[[Bench], Told], ...] = (holes, losses, frozen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        archive(platform.machine(), system_python(), sources_only=False, say=print)
+        packages(platform.machine(), system_python(), print)
     with ThreadPoolExecutor(len(told)) as pool:
 
         def tell(story: Callable[[Bench], Told]) -> Told:

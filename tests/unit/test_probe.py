@@ -141,7 +141,7 @@ def test_workdirs_that_a_shell_would_read_otherwise(
 
 
 def put(folder: Path, source: Path) -> Completed:
-    script, shell = remote.UNPACK_AGENT, Shell()
+    script, shell = remote.UNPACK_ZIP, Shell()
     say: list[str] = []
     return remote._put("pi5", shell, "sending", source, str(folder), script, say.append, python=sys.executable)  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
 """Putting the agent on a device: archives named by their content, each sent once. Nothing has to be installed there.
 
-With a Python of the device's own: one archive of the agent and its dependencies, as wheels for that processor and
-Python. Without: the bundle (a Python with those dependencies), and the agent's few sources beside it.
+With a Python of the device's own: the packages that the agent needs, as wheels for that processor and Python. Without
+one: the bundle, a Python that has them. Either changes rarely; the agent's few sources are an archive of their own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SHORT_S = 30.0
 UNPACK_TIMEOUT_S = 600.0
 # What a runtime, its unpacked form, a model and the job's events need beside the agent.
 ROOM_BYTES = 300 * 1000 * 1000
+PACKAGES_BYTES = 100 * 1000 * 1000
 
 # Unpacked beside its place and moved there when it is whole and on the disk: another host may be doing the same, and
 # the power may fail. {clean} and {publish} are below. Nothing protects bytes on an ADB link, and what was unpacked once
@@ -46,7 +47,7 @@ tar -xzf {archive} 2>/dev/null || {{ gzip -t {archive} && gzip -dc {archive} | t
 bin/python3 -c 'import grpc, numpy' || exit $?
 {publish}
 """
-UNPACK_AGENT = """
+UNPACK_ZIP = """
 {clean}
 {python} -m zipfile -e {archive} {staging} || exit 1
 {publish}
@@ -89,51 +90,80 @@ def command_for(device: str, transport: Transport, entry: DeviceEntry, say: Say)
     """The command that starts the agent there; deploys it first where it is not. NotReachable says what is missing."""
     probed = probe(device, transport, entry)
     environment = {"TMPDIR": f"{probed.workdir}/tmp"}
-    if probed.python:
-        python, version, sources_only = probed.python, probed.version, False
+    bundle = None if probed.python else bundles.find(device, probed.arch)
+    below = f"{probed.workdir}/pythons/{bundle.name if bundle else packages_name(probed.arch, probed.version)}"
+    agent = f"{probed.workdir}/agents/{_agent_name()}"
+    if bundle is None:
+        python, path = probed.python, f"{agent}:{below}"
     else:
-        bundle = bundles.find(device, probed.arch)
-        folder = f"{probed.workdir}/pythons/{bundle.name}"
-        python, version, sources_only = f"{folder}/bin/python3", bundle.python, True
+        python, path = f"{below}/bin/python3", agent
         # Android's shell has no home that could be written to.
         environment["HOME"] = probed.workdir
-    build = _build_name(probed.arch, version, sources_only)
-    agent = f"{probed.workdir}/agents/{build}"
-    wanted = [agent] if probed.python else [folder, agent]
-    missing = [one for one in wanted if not probed.has(one)]
+    missing = [one for one in (below, agent) if not probed.has(one)]
     if missing:
         _must(device, transport.run(["sh", "-c", MAKE_FOLDERS, "sh", probed.workdir], SHORT_S))
-        expected = ROOM_BYTES + (bundle.unpacked_bytes if sources_only and folder in missing else 100_000_000)
-        _make_room(device, transport, probed, wanted, expected)
-    if sources_only and folder in missing:
-        _put_bundle(device, transport, bundle, folder, say)
+        large = bundle.unpacked_bytes if bundle else PACKAGES_BYTES
+        _make_room(device, transport, probed, (below, agent), ROOM_BYTES + (large if below in missing else 0))
+    if below in missing and bundle is not None:
+        _put_bundle(device, transport, bundle, below, say)
+    elif below in missing:
+        doing = f"{device}: sending the agent's packages"
+        packed = packages(probed.arch, probed.version, say)
+        _must(device, _put(device, transport, doing, packed.path, below, UNPACK_ZIP, say, python=python))
     if agent in missing:
-        _put_agent(device, transport, agent, python, archive(probed.arch, version, sources_only, say), say)
-    pairs = [f"{name}={value}" for name, value in {**environment, **entry.env, "PYTHONPATH": agent}.items()]
+        doing = f"{device}: sending the agent"
+        _must(device, _put(device, transport, doing, _sources().path, agent, UNPACK_ZIP, say, python=python))
+    pairs = [f"{name}={value}" for name, value in {**environment, **entry.env, "PYTHONPATH": path}.items()]
     return ["env", *pairs, python, "-m", "pocketbench_agent", "--home", f"{probed.workdir}/home"]
 
 
-def archive(arch: str, version: tuple[int, int, int], sources_only: bool, say: Say) -> PlacedFile:
-    """The agent, with its dependencies for that processor and Python unless a bundle has them; made once and cached."""
+def packages(arch: str, version: tuple[int, int, int], say: Say) -> PlacedFile:
+    """What the agent needs, for that processor and Python; packed once and cached. NotReachable: cannot be had."""
+
+    def fill(folder: Path) -> None:
+        say(f"packing the agent's packages for Python {version[0]}.{version[1]} on {arch} (once)")
+        install_wheels("the agent", agent_pins(), f"{version[0]}.{version[1]}", arch, folder)
+
+    return _packed(packages_name(arch, version), fill)
+
+
+def packages_name(arch: str, version: tuple[int, int, int]) -> str:
+    """Of their folder on a device: the same name, the same content."""
+    parts = (*agent_pins(), arch, f"{version[0]}.{version[1]}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _sources() -> PlacedFile:
+    """The agent itself."""
+
+    def fill(folder: Path) -> None:
+        source = Path(pocketbench_agent.__file__).parent
+        for path in sorted(source.rglob("*.py")):
+            target = folder / "pocketbench_agent" / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+
+    return _packed(_agent_name(), fill)
+
+
+def _agent_name() -> str:
+    from pocketbench_agent.__main__ import build_sha256
+
+    return build_sha256()[:16]
+
+
+def _packed(name: str, fill: Callable[[Path], None]) -> PlacedFile:
     import platformdirs
 
     folder = Path(platformdirs.user_cache_dir("pocketbench")) / "agents"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{_build_name(arch, version, sources_only)}.zip"
+    kept = folder / f"{name}.zip"
     if not kept.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            packages = Path(scratch) / "packages"
-            if not sources_only:
-                say(f"packing the agent for Python {version[0]}.{version[1]} on {arch} (once)")
-                install_wheels("the agent", agent_pins(), f"{version[0]}.{version[1]}", arch, packages)
-            source = Path(pocketbench_agent.__file__).parent
-            for path in sorted(source.rglob("*.py")):
-                target = packages / "pocketbench_agent" / path.relative_to(source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
-            packed = Path(scratch) / "agent.zip"
-            pack(packages, packed)
-            packed.replace(kept)
+            fill(Path(scratch) / "packages")
+            partial = Path(scratch) / "packed.zip"
+            pack(Path(scratch) / "packages", partial)
+            partial.replace(kept)
     return place(kept, kept.name, "agent")
 
 
@@ -151,13 +181,6 @@ def _put_bundle(device: str, transport: Transport, bundle: bundles.Bundle, folde
             "devices.yaml"
         )
     _must(device, done)
-
-
-def _put_agent(device: str, transport: Transport, folder: str, python: str, packed: PlacedFile, say: Say) -> None:
-    _must(
-        device,
-        _put(device, transport, f"{device}: sending the agent", packed.path, folder, UNPACK_AGENT, say, python=python),
-    )
 
 
 def _put(
@@ -195,14 +218,6 @@ def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence
             f"{device}: {free_bytes / 1e6:.0f} MB are free in {probed.workdir}, {wanted_bytes / 1e6:.0f} are needed; "
             "make room there, or name another folder with 'workdir' in devices.yaml"
         )
-
-
-def _build_name(arch: str, version: tuple[int, int, int], sources_only: bool) -> str:
-    """Of the agent's sources, the pins, and what the wheels are for: the same name, the same content."""
-    from pocketbench_agent.__main__ import build_sha256
-
-    wheels = () if sources_only else (*agent_pins(), arch, f"{version[0]}.{version[1]}")
-    return hashlib.sha256("\n".join((build_sha256(), *wheels)).encode()).hexdigest()[:16]
 
 
 def _must(device: str, done: Completed) -> None:

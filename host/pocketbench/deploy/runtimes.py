@@ -6,6 +6,8 @@ is used from there; anything else becomes an archive named by its content.
 
 from __future__ import annotations
 
+import compileall
+import py_compile
 import subprocess
 import sys
 import tempfile
@@ -99,13 +101,17 @@ def install_wheels(what: str, pins: Sequence[str], python: str, arch: str, targe
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise NotReachable(f"{what} cannot be installed for Python {python} on {arch}: {last}")
+    # Byte code, so that no worker on the device compiles numpy anew; only the same Python can make it.
+    if python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        kind = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(target, quiet=2, stripdir=str(target), invalidation_mode=kind)
 
 
 def pack(folder: Path, target: Path) -> None:
     """A zip of a folder; the same files give the same bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file():
                 info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
                 info.compress_type = zipfile.ZIP_DEFLATED
                 info.external_attr = 0o644 << 16
