@@ -2,8 +2,8 @@
 
 The session's token is the first line of stdin, so that it stands in no process list. One line of JSON on
 stdout is the handshake: {"protocol_min", "protocol_max", "build", "port"}; where an agent of this build has the home
-already it is that one's, and this one ends; or {"busy": WHO} where that cannot be. The agent ends when it was idle for
-90 s, on SIGTERM, and with --end-with-stdin when stdin closes.
+already it is that one's, and this one ends; or {"busy": WHO, "left_s": SECONDS} where that cannot be. The agent ends
+when it was idle for 90 s, on SIGTERM, and with --end-with-stdin when stdin closes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import fcntl
 import hashlib
 import json
 import logging
+import logging.handlers
+import os
 import signal
 import sys
 import threading
@@ -25,8 +27,12 @@ from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, handover
 from pocketbench_agent.server import serve
 
 IDLE_S = 90.0
-RELEASED_IDLE_S = 2.0
+RELEASED_IDLE_S = 0.5
 HANDOVER_S = 4.0
+# How often the agent looks whether it is to end; while it measures, no oftener than needed.
+LOOK_S = 1.0
+RELEASED_LOOK_S = 0.1
+LOG_BYTES = 1_000_000
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_TOP_PAD.
 _MALLOC = ((-1, 32 * 1024 * 1024), (-3, 32 * 1024 * 1024), (-2, 4 * 1024 * 1024))
@@ -41,8 +47,10 @@ def main() -> int:
     arguments = parser.parse_args()
     _tune_malloc()
     home: Path = arguments.home
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logging.basicConfig(filename=home / "agent.log", level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    refusal = _own(home)
+    if refusal:
+        print(json.dumps({"error": refusal}), flush=True)
+        return 2
     token = sys.stdin.readline().strip()
     if not token:
         print(json.dumps({"error": "no token on stdin"}), flush=True)
@@ -53,8 +61,9 @@ def main() -> int:
         _greet(build, lock)
         return 0
     if lock is None:
-        print(json.dumps({"busy": _holder(home)}), flush=True)
+        print(json.dumps(_holder(home)), flush=True)
         return 3
+    _log_to(home / "agent.log")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -72,7 +81,7 @@ def main() -> int:
 
     if arguments.end_with_stdin:
         threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
-    while not stop.wait(1.0):
+    while not stop.wait(RELEASED_LOOK_S if agent.lease.released else LOOK_S):
         # Where no host holds its stdin, the released lease is what says that the host has gone.
         other_build = not arguments.end_with_stdin and handover.answer(home, build, port, let_in)
         gone = other_build or (agent.lease.released and not arguments.end_with_stdin)
@@ -138,11 +147,35 @@ def _tune_malloc() -> None:
             mallopt(parameter, value)
 
 
-def _holder(home: Path) -> str:
+def _own(home: Path) -> str:
+    """Make the home, for this user alone; why it cannot be used, or an empty string.
+
+    Whoever may write there could let himself in, or have this user write elsewhere through a link.
+    """
     try:
-        return str(json.loads((home / "lease.json").read_text())["owner"])
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if home.stat().st_uid != os.geteuid():
+            return f"{home} belongs to another user: name another folder with 'workdir' in devices.yaml"
+        home.chmod(0o700)
+    except OSError as error:
+        return f"{home} cannot be used: {error.strerror}"
+    return ""
+
+
+def _log_to(path: Path) -> None:
+    """Only the agent that has the home writes there: two would take each other's file away when it is full."""
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+
+
+def _holder(home: Path) -> dict[str, str | int]:
+    try:
+        told = json.loads((home / "lease.json").read_text())
+        if told["owner"]:
+            return {"busy": str(told["owner"]), "left_s": max(0, int(told["until_unix_s"]) - int(time.time()))}
     except (OSError, ValueError, KeyError, TypeError):
-        return "another agent"
+        pass
+    return {"busy": "another agent"}
 
 
 def _wait_for_end(stream: IO[str], stop: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -58,12 +59,16 @@ def _unpack(archive: pb.File, cache: BlobCache, home: Path) -> None:
     source = cache.path(archive.sha256)
     if source is None:
         raise JobError(f"the runtime {archive.path!r} is not in the cache")
+    for left in folder.parent.glob(f"{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_suffix(f".{os.getpid()}")
     try:
         with zipfile.ZipFile(source) as packed:
             packed.extractall(partial)
     except zipfile.BadZipFile as error:
         raise JobError(f"the runtime {archive.path!r} is not a zip archive: {error}") from error
+    # The folder stands for a whole runtime from now on, and must do so after a power cut too.
+    os.sync()
     partial.replace(folder)
 
 

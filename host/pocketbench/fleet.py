@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import StoreError
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
-from pocketbench.models import PlacedFile
+from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Request
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
@@ -24,6 +26,7 @@ from pocketbench.workload import Workload
 
 INTERRUPTED = 130
 JOIN_S = 0.2
+CONNECTING_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def run(
 ) -> Outcome:
     """Measure every case that has no result in the store yet; `keep` leaves the jobs on the devices."""
     stop = threading.Event()
-    reference = HostReference()
+    reference = HostReference(progress.say)
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
     done = {
         key: replace(result, samples_ns=samples_of(measured.get(key, {})))
@@ -74,12 +77,15 @@ def run(
         for name in dict.fromkeys(case.device for case in request.cases)
     ]
     errors: list[BaseException] = []
-    threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device) for lane in lanes]
-    with _signals(stop, lanes):
-        for thread in threads:
-            thread.start()
-        interrupted = _join(threads, lanes, stop, progress)
-    reference.close()
+    # Daemons, for one that waits for a device is not waited for.
+    threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device, daemon=True) for lane in lanes]
+    try:
+        with _signals(stop, lanes):
+            for thread in threads:
+                thread.start()
+            interrupted = _join(threads, lanes, reference, stop, progress)
+    finally:
+        reference.close()
     if errors:
         raise errors[0]
     found = {key: result for lane in lanes for key, result in lane.results.items()}
@@ -98,21 +104,32 @@ def _guarded(lane: Lane, errors: list[BaseException]) -> None:
         lane.run()
     except BaseException as error:
         errors.append(error)
+        lane.progress.say(f"{lane.device}: ended by {type(error).__name__}: {printable(str(error))}")
 
 
 def _join(
-    threads: Sequence[threading.Thread], lanes: Sequence[Lane], stop: threading.Event, progress: Progress
+    threads: Sequence[threading.Thread],
+    lanes: Sequence[Lane],
+    reference: HostReference,
+    stop: threading.Event,
+    progress: Progress,
 ) -> bool:
-    """Wait for the lanes; was the run interrupted?"""
-    told = False
-    while any(thread.is_alive() for thread in threads):
+    """Wait for the lanes; was the run interrupted?
+
+    Then one that is connecting, or has been waiting for its device, is left alone: it has nothing to keep.
+    """
+    told, patience_s = False, math.inf
+    while any(
+        thread.is_alive() and (lane.connected() or time.monotonic() < patience_s)
+        for thread, lane in zip(threads, lanes, strict=True)
+    ):
         for thread in threads:
             thread.join(JOIN_S)
         if stop.is_set() and not told:
-            told = True
+            told, patience_s = True, time.monotonic() + CONNECTING_S
             progress.say("stopping: what was measured is kept (Ctrl-C again to quit at once)")
-            for lane in lanes:
-                threading.Thread(target=lane.cancel, daemon=True).start()
+            for cancel in (reference.cancel, *(lane.cancel for lane in lanes)):
+                threading.Thread(target=cancel, daemon=True).start()
     return stop.is_set()
 
 

@@ -163,7 +163,7 @@ def _agent(
         except NotReachable as error:
             yield _failed("agent", name, error)
             return
-        session = Session(name, running, leases.owner())
+        session = Session(name, running, leases.owner(), say)
         try:
             # A host of this machine that died left its lease behind.
             session.open(gone=leases.orphaned)
@@ -174,7 +174,7 @@ def _agent(
             )
             with tempfile.TemporaryDirectory(prefix="pocketbench-") as scratch:
                 yield _null(name, session, Path(scratch))
-                yield _litert(name, session, Path(scratch))
+                yield _litert(name, session, Path(scratch), say)
             yield from readings(session.observe(WINDOW_S))
         finally:
             session.close()
@@ -199,7 +199,7 @@ def _null(name: str, session: Session, scratch: Path) -> Finding:
     return Finding("timing", "failed", f"{told}: {why}: what is measured there cannot be trusted")
 
 
-def _litert(name: str, session: Session, scratch: Path) -> Finding:
+def _litert(name: str, session: Session, scratch: Path, say: Callable[[str], None]) -> Finding:
     """A real model whose answer is known; a runtime that cannot be had is no defect of the device."""
     choice = RuntimeChoice("litert")
     path = scratch / "inputs.npz"
@@ -207,7 +207,7 @@ def _litert(name: str, session: Session, scratch: Path) -> Finding:
     np.savez(path, **named)
     case = Case(name, open_model(MODEL), choice, signature="add")
     try:
-        files = JobFiles(place(path, path.name, "--inputs"), archive(choice, session.info))
+        files = JobFiles(place(path, path.name, "--inputs"), archive(choice, session.info, say))
         ended, outputs = session.reference(case, PLAN, files)
     except NotReachable as error:
         return Finding("litert", "warning", f"not tried: {_without(name, error)}")

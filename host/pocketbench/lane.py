@@ -106,6 +106,10 @@ class Lane:
         if self._session is not None:
             self._session.cancel()
 
+    def connected(self) -> bool:
+        """Is there anything to end well?"""
+        return self._session is not None
+
     def abandon(self) -> None:
         """The process is about to end without more ado: leave no files."""
         self._scratch.cleanup()
@@ -140,7 +144,7 @@ class Lane:
         assert self._transport is not None
         command = deploy.command(self.device, self._transport, self.entry, self.progress.say)
         running = deploy.start(self.device, self._transport, command)
-        session = Session(self.device, running, leases.owner())
+        session = Session(self.device, running, leases.owner(), self.progress.say)
         # A link that broke, or a host that died, left its lease behind.
         mine = leases.owner() if self._info else ""
         session.open(gone=lambda holder: holder == mine or leases.orphaned(holder))
@@ -255,11 +259,13 @@ class Lane:
                 if isinstance(error, DeviceBusy) and error.holder not in ("", leases.owner()):
                     raise
                 if time.monotonic() - begin > RETURN_S or self.stop.is_set():
-                    raise DeviceLost(f"{why}; {printable(str(error))}") from error
+                    hangs = f"{self.device}: its agent hangs, and still holds the device"
+                    raise DeviceLost(f"{why}; {hangs if isinstance(error, DeviceBusy) else error}") from error
             if not told:
                 told = True
                 self.progress.say(f"{why}: waiting for it, {RETURN_S:.0f} s at most")
-            self.stop.wait(pause_s)
+            if self.stop.wait(pause_s):
+                raise DeviceLost(why)
             pause_s = min(2 * pause_s, RETRY_S[1])
         if told:
             self.progress.say(f"{self.device}: is back after {time.monotonic() - begin:.0f} s")
@@ -370,7 +376,7 @@ class Lane:
 
     def _files(self, case: Case) -> JobFiles:
         inputs = self.inputs or self._real_inputs.get(_program(case))
-        return JobFiles(inputs, archive(case.runtime, self._live().info))
+        return JobFiles(inputs, archive(case.runtime, self._live().info, self.progress.say))
 
     def _end(self, case: Case, compared: Sequence[Fidelity] | None, accuracy: Accuracy | None) -> None:
         processes = [self._processes[case.key][k] for k in sorted(self._processes[case.key])]

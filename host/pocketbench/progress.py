@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 15.0
+SENDING_EVERY_S = 5.0
 
 
 class Progress(Protocol):
@@ -130,6 +132,26 @@ class Bars:
 def create() -> Lines | Bars:
     """Bars at a terminal, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+def sending(say: Callable[[str], None], doing: str, total: int) -> Callable[[int], None]:
+    """To be called with the bytes sent so far: says now and then how far it is, and for how long it will go on."""
+    begun = told = time.monotonic()
+
+    def sent(so_far: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= SENDING_EVERY_S and 0 < so_far < total:
+            told = now
+            left = duration((now - begun) / so_far * (total - so_far))
+            say(f"{doing}: {so_far / 1e6:.1f} of {megabytes(total)}, about {left} left")
+
+    return sent
+
+
+def megabytes(size: int) -> str:
+    """For people: 36 MB, 0.1 MB."""
+    return f"{size / 1e6:.0f} MB" if size >= 10_000_000 else f"{size / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:

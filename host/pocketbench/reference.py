@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
-from pocketbench.errors import DeviceError
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost
 from pocketbench.measurement import Output, Rounding
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
@@ -24,7 +27,9 @@ ARCH = platform.machine()
 class HostReference:
     """One for all lanes; started by the first that asks. It is busy for a moment a model, after the rounds."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._home: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
         self._made: dict[object, list[Output] | None] = {}
         self._rounding: dict[object, list[Rounding] | None] = {}
@@ -45,33 +50,56 @@ class HostReference:
                 self._rounding[key] = None
                 with contextlib.suppress(DeviceError):
                     session = self._session or self._open()
-                    files = JobFiles(inputs, archive(case.runtime, session.info))
+                    files = JobFiles(inputs, archive(case.runtime, session.info, self._say))
                     self._rounding[key] = session.rounding(_plain(case), plan, files)
             return self._rounding[key]
+
+    def cancel(self) -> None:
+        """End what it computes now, from another thread."""
+        if self._session is not None:
+            self._session.cancel()
 
     def close(self) -> None:
         """End its agent."""
         with self._lock:
-            if self._session is not None:
-                self._session.close()
-            self._transport.close()
+            self._drop()
+            if self._home is not None:
+                self._home.cleanup()
 
     def _outputs(self, case: Case, plan: Plan, inputs: PlacedFile | None) -> list[Output] | None:
         try:
             session = self._session or self._open()
-            files = JobFiles(inputs, archive(case.runtime, session.info))
+            files = JobFiles(inputs, archive(case.runtime, session.info, self._say))
             ended, outputs = session.reference(case, plan, files)
+        except DeviceLost:
+            # What ended it need not end the next model's.
+            self._drop()
+            return None
         except DeviceError:
             return None
         return outputs if ended.how == "ok" and outputs else None
 
     def _open(self) -> Session:
         home = deploy.local_home().with_name("reference")
+        try:
+            self._session = self._start(home)
+        except DeviceBusy:
+            # Another command on this machine is at it.
+            self._home = tempfile.TemporaryDirectory(prefix="reference-", dir=home.parent)
+            self._session = self._start(Path(self._home.name))
+        return self._session
+
+    def _start(self, home: Path) -> Session:
         running = deploy.start("reference", self._transport, deploy.local_command(home))
         session = Session("reference", running, owner())
         session.open()
-        self._session = session
         return session
+
+    def _drop(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._transport.close()
 
 
 def _plain(case: Case) -> Case:

@@ -19,8 +19,9 @@ from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
 from pocketbench.measurement import Device, Ended, Observation, Output, Process, Rounding, WorkerEnded
-from pocketbench.models import PlacedFile
+from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
+from pocketbench.progress import sending
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc
@@ -62,6 +63,7 @@ class Session:
     device: str
     agent: RunningAgent
     owner: str
+    say: Callable[[str], None] = lambda text: None
     info: Device = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,8 +117,13 @@ class Session:
         sent = 0
         for file, state in zip(missing, states.blobs, strict=True):
             if not state.complete:
+                told = sending(self.say, f"{self.device}: sending {printable(file.name)}", file.bytes)
                 with self._errors():
-                    self._put_blob(_chunks(file, state.committed), timeout=3600.0, metadata=self._metadata())
+                    parts = _chunks(file, state.committed, told)
+                    arrived = self._put_blob(parts, timeout=3600.0, metadata=self._metadata())
+                if not arrived.complete:
+                    whole = f"{arrived.committed} of {file.bytes} bytes of {printable(file.name)} arrived"
+                    raise NoSpaceOnDevice(f"{self.device}: {whole}: did the file change while it was sent?")
                 sent += file.bytes - state.committed
             self._have.add(file.sha256)
         return sent
@@ -297,7 +304,7 @@ class Scorer:
         raise DeviceLost(f"{self._session.device}: the scoring stream ended early")
 
 
-def _chunks(file: PlacedFile, offset: int) -> Iterator[chunks.Chunk]:
+def _chunks(file: PlacedFile, offset: int, sent: Callable[[int], None]) -> Iterator[chunks.Chunk]:
     sha256 = bytes.fromhex(file.sha256)
     with Path(file.path).open("rb", buffering=0) as source:
         source.seek(offset)
@@ -307,6 +314,7 @@ def _chunks(file: PlacedFile, offset: int) -> Iterator[chunks.Chunk]:
                 return
             yield chunks.Chunk(sha256, offset, file.bytes, data)
             offset += len(data)
+            sent(offset)
             if offset >= file.bytes:
                 return
 

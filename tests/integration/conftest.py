@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Bench:
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = TIMEOUT_S
 
     def __call__(self, *arguments: object, **environment: str) -> Ended:
         """Run to the end."""
@@ -58,7 +60,7 @@ class Bench:
             text=True,
             cwd=self.home,
             env=self.env(**environment),
-            timeout=TIMEOUT_S,
+            timeout=self.timeout_s,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
@@ -101,7 +103,14 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """A bench of its own; fails the test that leaves an agent or a worker behind."""
-    made = Bench(tmp_path)
+    with benched(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def benched(home: Path) -> Iterator[Bench]:
+    """The same, where the test says."""
+    made = Bench(home)
     yield made
     left = wait_until(lambda: not made.agents(), 15)
     orphans = made.agents()

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,3 +115,23 @@ def test_a_device_that_was_started_anew(bench: Bench, link: Faults) -> None:
     results = {result["device"]: result for result in json.loads(stdout)["results"]}
     assert (process.returncode, results["board"]["status"], results["local"]["status"]) == (3, "LOST", "OK"), stderr
     assert "was started anew while it was measured" in results["board"]["reasons"][0]["message"]
+
+
+def test_ctrl_c_while_a_device_is_waited_for(bench: Bench, link: Faults) -> None:
+    """It answers no more, and nobody waits until that is certain: what was measured is kept."""
+    process = bench.start("--device", "board", "--model", bench.null(sleep_ms=10), *PLAN)
+    assert wait_until(lambda: in_the_middle(bench), 90), log(bench)
+    link.hole = True
+    link.cut()
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "waiting for it" in line:
+            break
+    time.sleep(1.0)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, time.monotonic() - begin < 4.0) == (130, True), stderr
+    assert "the same command with --resume goes on" in stderr
+    link.hole = False
+    collected(bench, bench.start("--device", "board", "--model", bench.null(sleep_ms=10), *PLAN, "--resume"))

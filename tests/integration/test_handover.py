@@ -144,7 +144,8 @@ def test_an_agent_of_another_build_makes_room(tmp_path: Path) -> None:
         one = Session("pi5", first.running, "ann")
         one.open()
         with detached(home, TOKENS[1], newer) as second:
-            assert (second.process.wait(15), second.told) == (3, {"busy": "ann"})
+            assert (second.process.wait(15), second.told["busy"]) == (3, "ann")
+            assert 80 < second.told["left_s"] <= 90
         # The host is gone without a word.
         one._closed.set()
         one._stub.Lease(pb.LeaseRequest(op=pb.LeaseRequest.RENEW, epoch=one._epoch, ttl_s=1), metadata=one._metadata())
@@ -162,6 +163,39 @@ def test_an_agent_that_stands_still_is_busy(tmp_path: Path) -> None:
         with detached(tmp_path, TOKENS[1]) as second:
             assert (second.process.wait(15), second.told) == (3, {"busy": "another agent"})
         assert not list((tmp_path / "handover").iterdir())
+
+
+def test_a_home_is_its_users_alone(tmp_path: Path) -> None:
+    """One that others could look into is closed; one of another user is refused, with what to do."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o777)
+    home.chmod(0o777)
+    with detached(home, TOKENS[0]):
+        assert home.stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:
+        os.chown(home, 12345, 12345)
+        with detached(home, TOKENS[0]) as refused:
+            assert refused.process.wait(10) == 2
+            assert "belongs to another user: name another folder with 'workdir'" in refused.told["error"]
+
+
+def test_a_released_agent_does_not_keep_its_host_waiting(tmp_path: Path) -> None:
+    """It is gone in about a second."""
+    with detached(tmp_path, TOKENS[0]) as first:
+        one = Session("pi5", first.running, "ann")
+        one.open()
+        one.close()
+        assert wait_until(lambda: first.process.poll() == 0, 2.5)
+
+
+def test_the_log_stays_small(tmp_path: Path) -> None:
+    """One megabyte, and the one before."""
+    (tmp_path / "agent.log").write_bytes(b"x" * 999_990)
+    with detached(tmp_path, TOKENS[0]) as first:
+        assert first.told["port"]
+        assert wait_until(lambda: "serving" in (tmp_path / "agent.log").read_text(), 5)
+    assert (tmp_path / "agent.log").stat().st_size < 1000
+    assert {p.name for p in tmp_path.glob("agent.log*")} == {"agent.log", "agent.log.1"}
 
 
 def _pipe(pipe: IO[str] | None) -> IO[str]:

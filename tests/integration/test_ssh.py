@@ -79,7 +79,9 @@ def test_files_arrive_whole(ssh: Ssh, tmp_path: Path) -> None:
 def test_an_unknown_host_key_is_refused(server: Sshd, known: Path) -> None:
     """With its fingerprint and what accepts it."""
     (known / "known_hosts").write_text("")
-    with pytest.raises(NotReachable, match=rf"is unknown \(ssh-ed25519 SHA256:.*ssh -p {server.port} 127.0.0.1"):
+    with pytest.raises(
+        NotReachable, match=rf"is unknown \(ssh-ed25519 SHA256:.*ssh -p {server.port} {server.user}@127.0.0.1"
+    ):
         Ssh("board", entry(server)).open()
 
 
@@ -112,9 +114,19 @@ def test_a_key_that_is_not_accepted(server: Sshd, known: Path) -> None:
         Ssh("board", entry(server, key=str(server.host_key))).open()
 
 
+def test_no_key_at_all(server: Sshd, known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not the network's fault; a key that is named and not there is said so."""
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with pytest.raises(NotReachable, match="accepts no key of yours: ssh-copy-id") as refused:
+        Ssh("board", entry(server, key=None)).open()
+    assert refused.value.state == "unauthorized"
+    with pytest.raises(NotReachable, match="'key' /no/such in"):
+        Ssh("board", entry(server, key="/no/such")).open()
+
+
 def test_nobody_listens(server: Sshd, known: Path) -> None:
     """An address without a server."""
-    with pytest.raises(NotReachable, match=r"127\.0\.0\.1:1 cannot be reached"):
+    with pytest.raises(NotReachable, match=r"127\.0\.0\.1:1 cannot be reached: Unable to connect"):
         Ssh("board", entry(server, port=1)).open()
 
 

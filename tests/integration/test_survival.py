@@ -248,6 +248,28 @@ def test_resuming_a_run_that_still_runs_is_refused(bench: Bench) -> None:
     assert {r["id"] for r in json.loads(bench("history", "--format", "json").stdout)} == printed
 
 
+def test_a_device_that_somebody_else_took(bench: Bench) -> None:
+    """Its host, too long asleep, stores nothing more; a table without rows is no success, and it can be resumed."""
+    import sqlite3
+
+    arguments = two_models(bench)
+    process = bench.start(*arguments)
+    assert wait_until(lambda: len(stored(bench)) >= 2, 60)
+    path = bench.home / "xdg_data_home" / "pocketbench" / "results.db"
+    connection = sqlite3.connect(path, timeout=10)
+    with connection:
+        connection.execute("update lease set owner = 'bob@elsewhere (process 1)', epoch = epoch + 1")
+    code, stdout, stderr = end(process)
+    assert (code, json.loads(stdout)["results"]) == (3, []), stderr
+    assert "the lease ended while this host stood still, and somebody else took it" in stderr
+    assert "incomplete: 0 of 2 cases have a result; the same command with --resume goes on" in stderr
+    with connection:
+        connection.execute("update lease set expires_s = 0")
+    connection.close()
+    assert bench(*arguments, "--resume").code == 0
+    assert len(stored(bench)) == 12
+
+
 def test_ctrl_c_while_a_model_hangs_in_scoring(bench: Bench) -> None:
     """The first Ctrl-C ends it."""
     workload = bench.home / "w.py"

@@ -175,3 +175,10 @@ def test_find_refuses_what_was_named_and_is_not_there(tmp_path: Path, monkeypatc
     monkeypatch.setenv(devices.VARIABLE, str(tmp_path / "none.yaml"))
     with pytest.raises(UsageError, match=f"^{devices.VARIABLE} "):
         devices.find(None)
+
+
+@pytest.mark.parametrize("workdir", ["/a:b", "/a\\nb", "/a\\x1bb"])
+def test_a_workdir_that_no_path_list_could_hold(workdir: str, tmp_path: Path) -> None:
+    text = f'devices:\n  pi5: {{transport: ssh, host: h, workdir: "{workdir}"}}\n'
+    with pytest.raises(ConfigError, match=r":2: devices\.pi5\.workdir: .*a colon, or a character"):
+        devices.load(write(tmp_path, text))

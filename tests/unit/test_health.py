@@ -13,7 +13,7 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
 from pocketbench.measurement import Observation, Reading
 from pocketbench.survey import Survey
-from pocketbench.transports import Completed, Spawned
+from pocketbench.transports import Completed, Sent, Spawned, unheard
 
 ENTRY = DeviceEntry(transport="ssh", host="x", workdir="/mnt/a b")
 MOUNTS = [
@@ -34,7 +34,7 @@ class Answering:
     def open(self) -> None:
         """Nothing to do."""
 
-    def push(self, source: Path, target: str) -> None:
+    def push(self, source: Path, target: str, sent: Sent = unheard) -> None:
         """Nothing to do."""
 
     def run(self, command: Sequence[str], timeout_s: float) -> Completed:

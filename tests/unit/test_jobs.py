@@ -115,6 +115,8 @@ def test_a_runtime_is_unpacked_once(home: Path, blobs: BlobCache) -> None:
     with pytest.raises(JobError, match=r"'runtime\.zip' is not in the cache"):
         prepare_files(job("m", runtime_archive=file), home / "files", blobs, home)
     blobs.put(file.sha256, 0, len(data), iter([data]))
+    left = runtime_folder(file, home).with_suffix(".12345")
+    left.mkdir(parents=True)
     for _ in range(2):
         prepare_files(job("m", runtime_archive=file), home / "files", blobs, home)
         assert (runtime_folder(file, home) / "package" / "__init__.py").read_text() == "x = 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -100,3 +101,16 @@ def test_lines_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_duration(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+def test_what_is_sent_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing where it is quick; every five seconds with the time left where it is not."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    said: list[str] = []
+    sent = progress.sending(said.append, "phone: sending the bundle", 36_000_000)
+    for so_far in range(0, 36_000_001, 1_000_000):
+        sent(so_far)
+        now[0] += 1.0
+    assert said[0] == "phone: sending the bundle: 5.0 of 36 MB, about 31 s left"
+    assert len(said) == 7

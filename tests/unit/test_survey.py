@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -162,12 +163,13 @@ SHELLS = ("dash", "bash", "mksh", "busybox")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("workdir", [None, "/no/such folder/it's", "relative/a b", "/"])
+@pytest.mark.parametrize("workdir", [None, "/no/such folder/it's", "relative/a b", "~/a b", "/"])
 def test_the_script_runs_in_every_shell(shell: str, workdir: str | None, tmp_path: Path) -> None:
     told = _run(shell, DeviceEntry(transport="ssh", host="x", workdir=workdir), tmp_path)
     assert told.complete
     assert (told.system, told.bits) == ("Linux", 64)
-    assert told.workdir == (workdir or f"{tmp_path}/.cache/pocketbench")
+    shown = {None: f"{tmp_path}/.cache/pocketbench", "relative/a b": "/relative/a b", "~/a b": f"{tmp_path}/a b"}
+    assert told.workdir == shown.get(workdir, workdir)
     assert told.free_bytes is not None
     assert told.os
     assert list(tmp_path.iterdir()) == [], "nothing is made on the device"
@@ -208,7 +210,7 @@ def test_a_lease_with_backslashes_survives_the_shell(tmp_path: Path) -> None:
     home = tmp_path / "w" / "home"
     home.mkdir(parents=True)
     owner = 'LAB\\carl "x" \n'
-    (home / "lease.json").write_text(json.dumps({"epoch": 1, "owner": owner, "until_unix_s": 9e11}))
+    (home / "lease.json").write_text(json.dumps({"epoch": 1, "owner": owner, "until_unix_s": time.time() + 80}))
     told = _run("dash", DeviceEntry(transport="ssh", host="x", workdir=str(tmp_path / "w")), tmp_path)
     assert told.complete
     assert told.holder.startswith('LAB\\carl "x"')

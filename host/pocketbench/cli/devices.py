@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 COMMAND_S = 600.0
 LOG_S = 30.0
 NO_LOG = 44
+# A full log becomes agent.log.1.
+LOG = """
+f="$h/agent.log"; echo "$f"; [ -f "$f" ] || exit {no_log}
+: <"$f" || exit 1
+[ -f "$f.1" ] && set -- "$f.1"
+cat "$@" "$f" | tail -n {lines}
+"""
 MISSING = "-"
 WRITTEN = ("transport", "serial", "address", "host", "port", "user", "host_key")
 
@@ -298,7 +305,7 @@ def _log(name: str, entry: DeviceEntry, lines: int) -> list[str]:
     from pocketbench.survey import places
     from pocketbench.transports import create
 
-    script = f'{places(entry)}\nf="$h/agent.log"; echo "$f"; [ -f "$f" ] || exit {NO_LOG}; tail -n {lines} "$f"'
+    script = places(entry) + LOG.format(no_log=NO_LOG, lines=lines)
     transport = create(name, entry)
     transport.open()
     try:

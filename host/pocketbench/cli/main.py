@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,6 +169,9 @@ def root(ctx: click.Context, /, **options: Any) -> None:
 def main() -> None:
     """The entry point: one line on stderr for every error, a traceback only with --debug."""
     debug = "--debug" in sys.argv
+    # What gRPC's own library says of links that broke is said in our words.
+    if not debug:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         code = root.main(standalone_mode=False, prog_name="bench")
         sys.exit(code if isinstance(code, int) else 0)

@@ -26,6 +26,8 @@ from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
 from pocketbench.workload import load as load_workload
 
+NOT_OK = 3
+
 
 def run(options: Mapping[str, Any]) -> int:
     """Measure what was asked; the exit code."""
@@ -74,7 +76,16 @@ def execute(
             err=True,
         )
         return fleet.INTERRUPTED, outcome
-    return exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on), outcome
+    code = exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on)
+    if len(outcome.results) < len(request.cases):
+        # Somebody else has taken a device meanwhile: an empty table is no success.
+        click.echo(
+            f"incomplete: {len(outcome.results)} of {len(request.cases)} cases have a result; "
+            "the same command with --resume goes on",
+            err=True,
+        )
+        code = code or NOT_OK
+    return code, outcome
 
 
 def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequence[str]) -> int:
@@ -91,7 +102,7 @@ def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequenc
                 told = f"{printable(result.title)}: {printable(reason.message)}"
                 click.echo(f"--fail-on {reason.code}: {told}", err=True)
                 return 1
-    return 0 if all(result.status == "OK" for result in results) else 3
+    return 0 if all(result.status == "OK" for result in results) else NOT_OK
 
 
 def make_request(options: Mapping[str, Any], entries: Mapping[str, config.DeviceEntry]) -> Request:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pocketbench.errors import ConfigError, UsageError, nearest
 
@@ -53,6 +53,14 @@ class _Keys(_Strict):
     native_tools: dict[str, str] = Field(default_factory=dict)
     prepare: dict[str, Any] = Field(default_factory=dict)
     cooldown: float | Literal["auto"] | None = None
+
+    @field_validator("workdir")
+    @classmethod
+    def _path(cls, workdir: str | None) -> str | None:
+        # It becomes part of PYTHONPATH, and of lines that the device answers.
+        if workdir is not None and (not workdir.isprintable() or ":" in workdir):
+            raise ValueError("a colon, or a character that cannot be printed, has no place in it")
+        return workdir
 
 
 class DeviceEntry(_Keys):

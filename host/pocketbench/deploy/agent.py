@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceBusy, NotReachable
+from pocketbench.models import printable
 from pocketbench.transports import Spawned, Transport
 
 HANDSHAKE_TIMEOUT_S = 60.0
@@ -64,7 +65,8 @@ def start(device: str, transport: Transport, command: Sequence[str]) -> RunningA
         raise NotReachable(f"{device}: the agent did not start: {told_last}")
     if "busy" in told:
         process.end()
-        raise DeviceBusy(f"{device}: in use by {told['busy']}", str(told["busy"]))
+        left = f" for {told['left_s']} s more (it may renew)" if isinstance(told.get("left_s"), int) else ""
+        raise DeviceBusy(f"{device}: in use by {printable(str(told['busy']))}{left}", str(told["busy"]))
     port = told.get("port")
     if not isinstance(port, int) or not 0 < port < 65536:
         process.end()

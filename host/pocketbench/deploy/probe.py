@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
+from pocketbench.models import printable
 from pocketbench.transports import Completed, Transport
 
 TIMEOUT_S = 30.0
@@ -20,28 +21,38 @@ OLDEST_PYTHON = (3, 10)
 
 # Android's shell user owns /data/local/tmp, where files may be executed; elsewhere the user's cache does.
 WORKDIR = """
-if [ -n {given} ]; then W={given}
-elif [ -x /system/bin/sh ] && [ -d /data/local/tmp ]; then W=/data/local/tmp/pocketbench
-else W=$HOME/.cache/pocketbench; fi
+W={given}
+case $W in
+  '') if [ -x /system/bin/sh ] && [ -d /data/local/tmp ]; then W=/data/local/tmp/pocketbench
+      else W=$HOME/.cache/pocketbench; fi ;;
+  '~'|'~/'*) W=$HOME${{W#?}} ;;
+  /*) ;;
+  *) W=${{PWD%/}}/$W ;;
+esac
 """
+# Debian's python3-minimal is a Python without half of its standard library.
 PROBE = (
     WORKDIR
     + """
 echo "arch=$(uname -m)"
 echo "system=$(uname -s)"
-echo "workdir=$W"
+printf 'workdir=%s\\n' "$W"
 [ -x /system/bin/sh ] && echo "android=$(getprop ro.build.version.release 2>/dev/null)"
 for p in {pythons}; do
-  v=$("$p" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3], sys.maxsize > 2**32)' 2>/dev/null)
+  v=$("$p" -c 'import sys; from importlib.util import find_spec
+print("%d.%d.%d" % sys.version_info[:3], sys.maxsize > 2**32,
+      all(map(find_spec, ("ctypes", "uuid", "zipfile", "zlib"))))' 2>/dev/null)
   [ -n "$v" ] && echo "python=$p $v" && break
 done
 umask 077
-mkdir -p "$W" && echo "free=$(df -Pk "$W" | tail -n 1)"
-for f in "$W"/pythons/*/complete "$W"/agents/*/complete; do [ -f "$f" ] && echo "have.$f=1"; done
-[ -f "$W/home/lease.json" ] && echo "lease=$(cat "$W/home/lease.json")"
+mkdir -p "$W/tmp" && cd "$W" && echo "free=$(df -Pk . | tail -n 1)"
+for f in pythons/*/complete agents/*/complete; do [ -f "$f" ] && echo "have.$f=1"; done
+[ -f home/lease.json ] && printf 'lease=%s\\n' "$(cat home/lease.json)"
 echo "now=$(date +%s)"
 """
 )
+# A lease lasts 90 s: one that seems to last so long tells of a clock that was set.
+LONGEST_LEASE_S = 3600
 
 
 @dataclass(frozen=True)
@@ -80,19 +91,22 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
     if told.get("system") != "Linux" or "arch" not in told:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()[:200]
         raise NotReachable(f"{device}: is no Linux that answers (it said {said!r})")
-    free = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%", told.get("free", ""))
+    free = re.search(r"\s\d+\s+\d+\s+(\d+)\s+(?:\d+%|-)", told.get("free", ""))
     if free is None:
         raise NotReachable(
             f"{device}: {told.get('workdir', 'its work folder')} cannot be made there: name another with 'workdir' in "
             "devices.yaml"
         )
-    match = re.fullmatch(r"(.+) (\d+)\.(\d+)\.(\d+) (True|False)", told.get("python", ""))
+    match = re.fullmatch(r"(.+) (\d+)\.(\d+)\.(\d+) (True|False)(?: (True|False))?", told.get("python", ""))
     version = (int(match[2]), int(match[3]), int(match[4])) if match else (0, 0, 0)
-    usable = match is not None and version >= OLDEST_PYTHON and match[5] == "True"
+    whole = match is not None and match[6] != "False"
+    usable = match is not None and version >= OLDEST_PYTHON and match[5] == "True" and whole
     if told["arch"] not in ("aarch64", "x86_64") or (match is not None and match[5] == "False"):
         raise NotReachable(f"{device}: is a 32-bit system ({told['arch']}); pocketbench needs a 64-bit one")
     if not usable and entry.python not in (None, "bundle"):
         found = f"{match[1]} is Python {match[2]}.{match[3]}" if match else "there is none"
+        if match is not None and not whole:
+            found += " without its standard library: apt-get install python3"
         raise NotReachable(
             f"{device}: 'python: {entry.python}' needs a Python 3.10 or newer there ({found}); with 'python: bundle' "
             "pocketbench brings its own"
@@ -104,7 +118,9 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
         free_bytes=int(free[1]) * 1024,
         python=match[1] if match is not None and usable else "",
         version=version,
-        complete=frozenset(name[5:].removesuffix("/complete") for name in told if name.startswith("have.")),
+        complete=frozenset(
+            f"{told['workdir']}/{name[5:].removesuffix('/complete')}" for name in told if name.startswith("have.")
+        ),
         holder=holder(told.get("lease", ""), told.get("now", "")),
     )
 
@@ -114,7 +130,8 @@ def holder(lease: str, now: str) -> str:
     try:
         told = json.loads(lease)
         left_s = int(told["until_unix_s"]) - int(now)
-        return f"{told['owner']} for {left_s} s more (it may renew)" if told["owner"] and left_s > 0 else ""
+        held = bool(told["owner"]) and 0 < left_s <= LONGEST_LEASE_S
+        return f"{printable(str(told['owner']))} for {left_s} s more (it may renew)" if held else ""
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ""
 

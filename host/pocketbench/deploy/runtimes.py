@@ -6,12 +6,14 @@ is used from there; anything else becomes an archive named by its content.
 
 from __future__ import annotations
 
+import compileall
+import py_compile
 import subprocess
 import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -54,8 +56,8 @@ def versions(name: str) -> Sequence[str]:
     return list(_locked(name))
 
 
-def archive(choice: RuntimeChoice, device: Device) -> PlacedFile | None:
-    """The runtime as one zip, made once and cached; None where the agent's own environment serves.
+def archive(choice: RuntimeChoice, device: Device, say: Callable[[str], None]) -> PlacedFile | None:
+    """The runtime as one zip, made once and cached (`say` is told so); None where the agent's environment serves.
 
     NotReachable where it can be had from nowhere; the message says what to install.
     """
@@ -67,10 +69,10 @@ def archive(choice: RuntimeChoice, device: Device) -> PlacedFile | None:
     pins = _pins(choice)
     if not pins:
         raise NotReachable(f"runtime {choice} is not installed here: pip install 'pocketbench[local]'")
-    return _pack(choice, pins, device)
+    return _pack(choice, pins, device, say)
 
 
-def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device) -> PlacedFile:
+def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device, say: Callable[[str], None]) -> PlacedFile:
     import platformdirs
 
     version = choice.version or list(_locked(choice.name))[-1]
@@ -81,6 +83,7 @@ def _pack(choice: RuntimeChoice, pins: Sequence[str], device: Device) -> PlacedF
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             python = ".".join(device.python.split(".")[:2])
+            say(f"packing {choice.name} {version} for Python {python} on {device.arch} (once)")
             install_wheels(f"runtime {choice}", pins, python, device.arch, Path(scratch) / "packages")
             partial = Path(scratch) / "archive.zip"
             pack(Path(scratch) / "packages", partial)
@@ -98,13 +101,17 @@ def install_wheels(what: str, pins: Sequence[str], python: str, arch: str, targe
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise NotReachable(f"{what} cannot be installed for Python {python} on {arch}: {last}")
+    # Byte code, so that no worker on the device compiles numpy anew; only the same Python can make it.
+    if python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        kind = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(target, quiet=2, stripdir=str(target), invalidation_mode=kind)
 
 
 def pack(folder: Path, target: Path) -> None:
     """A zip of a folder; the same files give the same bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file():
                 info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
                 info.compress_type = zipfile.ZIP_DEFLATED
                 info.external_attr = 0o644 << 16

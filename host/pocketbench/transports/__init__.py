@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,14 +40,21 @@ class Spawned(Protocol):
         """Ask it to end, wait a little, then make it."""
 
 
+Sent = Callable[[int], None]
+
+
+def unheard(so_far: int) -> None:
+    """Where nobody wants to know how far it is."""
+
+
 class Transport(Protocol):
     """A way to a device. Every method may raise NotReachable or DeviceLost with the device's name."""
 
     def open(self) -> None:
         """Connect."""
 
-    def push(self, source: Path, target: str) -> None:
-        """Copy a file to the device."""
+    def push(self, source: Path, target: str, sent: Sent = unheard) -> None:
+        """Copy a file to the device; `sent` is told the bytes so far, now and then."""
 
     def run(self, command: Sequence[str], timeout_s: float) -> Completed:
         """Run a command to its end."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceLost, NotReachable
-from pocketbench.transports import Completed, adb_services
+from pocketbench.transports import Completed, Sent, adb_services, unheard
 from pocketbench.transports.adb_process import AdbProcess, ended
 from pocketbench.transports.adb_services import Link, LinkError, LinkLost, LinkTimeout
 
@@ -29,11 +29,11 @@ class Adb:
         link.open()
         self._link = link
 
-    def push(self, source: Path, target: str) -> None:
+    def push(self, source: Path, target: str, sent: Sent = unheard) -> None:
         """Copy a file with its mode; folders on the way are made by the device."""
         with self._errors(f"copying {source.name}"):
             try:
-                adb_services.push(self._live(), source, target)
+                adb_services.push(self._live(), source, target, sent)
             except OSError as error:
                 raise NotReachable(f"{self._name}: {source}: {error.strerror or error}") from error
 

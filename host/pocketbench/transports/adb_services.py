@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from pocketbench.transports import Completed
+from pocketbench.transports import Completed, Sent, unheard
 
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 FRAME = struct.Struct("<BI")
@@ -129,7 +129,7 @@ def run(link: Link, line: str, timeout_s: float) -> Completed:
         stream.close()
 
 
-def push(link: Link, source: Path, target: str) -> None:
+def push(link: Link, source: Path, target: str, sent: Sent = unheard) -> None:
     """Copy a file with its mode and time by sync SEND. LinkError; Refused with the device's reason; OSError here."""
     found = source.stat()
     request = f"{target},{stat.S_IFREG | stat.S_IMODE(found.st_mode) & 0o777}".encode("utf-8", "surrogateescape")
@@ -138,7 +138,7 @@ def push(link: Link, source: Path, target: str) -> None:
     stream = link.stream("sync:", STALL_S)
     try:
         stream.write(SYNC.pack(b"SEND", len(request)) + request, STALL_S)
-        _send(stream, source)
+        _send(stream, source, sent)
         stream.write(SYNC.pack(b"DONE", int(found.st_mtime) & 0xFFFFFFFF), STALL_S)
         _answer(stream)
         stream.write(SYNC.pack(b"QUIT", 0), STALL_S)
@@ -146,7 +146,7 @@ def push(link: Link, source: Path, target: str) -> None:
         stream.close()
 
 
-def _send(stream: ByteStream, source: Path) -> None:
+def _send(stream: ByteStream, source: Path, sent: Sent) -> None:
     """The content as DATA messages; stops early where the device has already said no."""
     step = SYNC.size + SYNC_DATA_BYTES
     block = bytearray(step * SYNC_MESSAGES_A_WRITE)
@@ -166,6 +166,7 @@ def _send(stream: ByteStream, source: Path) -> None:
                 _answer(stream)
                 raise LinkLost("the device ended the copy early")
             stream.write(view[:filled], STALL_S)
+            sent(file.tell())
 
 
 def _answer(stream: ByteStream) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
-from pocketbench.transports import Completed
+from pocketbench.transports import Completed, Sent, unheard
 from pocketbench.transports.output import Output
 
 END_WAIT_S = 5.0
@@ -29,7 +29,7 @@ class Local:
     def open(self) -> None:
         """Nothing to connect to."""
 
-    def push(self, source: Path, target: str) -> None:
+    def push(self, source: Path, target: str, sent: Sent = unheard) -> None:
         """A copy."""
         shutil.copyfile(source, target)
 

@@ -17,7 +17,7 @@ import paramiko
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceLost, NotReachable
-from pocketbench.transports import Completed
+from pocketbench.transports import Completed, Sent, unheard
 from pocketbench.transports.output import Output
 from pocketbench.transports.tunnel import Stream, Tunnel
 
@@ -30,6 +30,7 @@ PACKET_HEADER_BYTES = 64
 # One pass over the data instead of two. paramiko prefers the older ones.
 PREFERRED_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 READ_BYTES = 65536
+NO_KEY = "No authentication methods available"
 # It logs tracebacks of what it raises as well, and without a handler Python prints them.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
@@ -51,7 +52,7 @@ class Ssh:
         assert self._entry.host is not None
         self._client = self._connect(self._entry.host, config, self._entry, depth=0)
 
-    def push(self, source: Path, target: str) -> None:
+    def push(self, source: Path, target: str, sent: Sent = unheard) -> None:
         """Copy through `cat`; the target appears whole or not at all. NotReachable says why not.
 
         SFTP takes two packets for every 32 KiB and an answer, and small servers have none.
@@ -67,6 +68,7 @@ class Ssh:
                 with contextlib.suppress(OSError):
                     while data := file.read(READ_BYTES * 16):
                         _send_all(channel, data)
+                        sent(file.tell())
                 channel.shutdown_write()
                 done = self._collect(channel, time.monotonic() + STALL_TIMEOUT_S, f"the copy of {source.name}")
             finally:
@@ -130,6 +132,8 @@ class Ssh:
         port = (entry and entry.port) or int(told.get("port", 22))
         user = (entry and entry.user) or told.get("user") or getpass.getuser()
         keys = [entry.key] if entry and entry.key else told.get("identityfile", [])
+        if entry and entry.key and not Path(entry.key).expanduser().is_file():
+            raise NotReachable(f"{self._name}: the 'key' {entry.key} in devices.yaml is no file", "unauthorized")
         found = [str(Path(key).expanduser()) for key in keys if Path(key).expanduser().is_file()]
         client = paramiko.SSHClient()
         self._clients.append(client)
@@ -142,7 +146,7 @@ class Ssh:
             client.load_system_host_keys()
             if known.is_file():
                 client.load_host_keys(str(known))
-        client.set_missing_host_key_policy(_Refuse(self._name, alias, port, depth == 0))
+        client.set_missing_host_key_policy(_Refuse(self._name, f"{user}@{alias}", port, depth == 0))
         try:
             client.connect(
                 host,
@@ -164,18 +168,21 @@ class Ssh:
                 + (
                     "put its new key into 'host_key'"
                     if pinned
-                    else f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {alias}"
+                    else f"ssh-keygen -R '{_entry_name(host, port)}', then ssh -p {port} {user}@{alias}"
                 ),
                 "host key changed",
             ) from error
-        except paramiko.AuthenticationException as error:
-            raise NotReachable(
-                f"{self._name}: {user}@{alias} accepts no key of yours: ssh-copy-id -p {port} {user}@{alias}, or name "
-                "one with 'key' in devices.yaml",
-                "unauthorized",
-            ) from error
         except (OSError, paramiko.SSHException) as error:
-            raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {error or 'no answer'}") from error
+            # Without any key to offer paramiko says so in a plain SSHException.
+            if isinstance(error, paramiko.AuthenticationException) or str(error) == NO_KEY:
+                raise NotReachable(
+                    f"{self._name}: {user}@{alias} accepts no key of yours: ssh-copy-id -p {port} {user}@{alias}, or "
+                    "name one with 'key' in devices.yaml or IdentityFile in ~/.ssh/config",
+                    "unauthorized",
+                ) from error
+            # paramiko's own is an OSError without a number, and says so.
+            why = getattr(error, "strerror", None) or error or "no answer"
+            raise NotReachable(f"{self._name}: {alias}:{port} cannot be reached: {why}") from error
         transport = client.get_transport()
         assert transport is not None
         transport.set_keepalive(KEEPALIVE_S)
@@ -280,14 +287,14 @@ class SshProcess:
 class _Refuse(paramiko.MissingHostKeyPolicy):
     """An unknown host key is refused with its fingerprint and the command that accepts it."""
 
-    def __init__(self, name: str, alias: str, port: int, last: bool) -> None:
-        self._name, self._alias, self._port, self._last = name, alias, port, last
+    def __init__(self, name: str, place: str, port: int, last: bool) -> None:
+        self._name, self._place, self._port, self._last = name, place, port, last
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         """Called by paramiko for a host that known_hosts does not have."""
         raise NotReachable(
-            f"{self._name}: the host key of {self._alias} is unknown ({_fingerprint(key)}): compare it with the "
-            f"board's, then accept it with: ssh -p {self._port} {self._alias}",
+            f"{self._name}: the host key of {self._place} is unknown ({_fingerprint(key)}): compare it with the "
+            f"board's, then accept it with: ssh -p {self._port} {self._place}",
             "unknown host key",
             # A jump's key is not the device's to pin.
             f"{key.get_name()} {key.get_base64()}" if self._last else "",

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-BYTES = 256 * 1024
+# A packet of ADB, each of which waits for its answer: on a slow link smaller ones take as many times longer.
+BYTES = 1024 * 1024
 ACCEPT_SLICE_S = 0.2
 END_S = 15.0
 

@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for every command")
     parser.add_argument("--cut-after", type=int, metavar="BYTES", help="drop the link after so much from the client")
     parser.add_argument("--hole-after", type=int, metavar="BYTES", help="read nothing more after so much")
+    parser.add_argument("--trusting", action="store_true", help="look at no checksum, as today's adbd does")
     parser.add_argument("--verbose", action="store_true", help="every packet on stderr")
     told = parser.parse_args()
     options = Options(
@@ -48,6 +49,7 @@ def main() -> None:
         accept_new=told.accept_new,
         cut_after=told.cut_after,
         hole_after=told.hole_after,
+        trusting=told.trusting,
         verbose=told.verbose,
     )
     with contextlib.suppress(asyncio.CancelledError):
