@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-slow peers phone board bundle check fix protos protos-check clean
+.PHONY: help bench test test-slow test-compress peers phone board bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,13 @@ test: check protos-check  ## Lint, types, wire code, and all tests but the slow 
 
 test-slow: bundle  ## Tests that take minutes each: the board, and what needs patience. No skips but listed ones.
 	$(BIN)/python -m pytest tests/slow
+
+test-compress: $(VENV)/.compress  ## Tests of compression, which install torch (2 GB).
+	$(BIN)/python -m pytest tests/compress
+
+$(VENV)/.compress: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[compress]'
+	@touch $@
 
 # What the tests run against and pip does not have: Debian's packages, and a command of each.
 PEERS := adb openssh-server mmdebstrap qemu-user-static qemu-system-arm patchelf iproute2

@@ -1,0 +1,43 @@
+"""Recipes as they are typed."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocketbench.compress import recipe
+from pocketbench.compress.recipe import StepFailed, parse
+from pocketbench.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "steps"),
+    [("fp32", "fp32", ()), ("int8-static", "int8-static", ("int8-static",)), ("fp32+fp16", "fp16", ("fp16",))],
+)
+def test_parse(text: str, expected: str, steps: tuple[str, ...]) -> None:
+    found = parse(text)
+    assert (found.text, found.steps) == (expected, steps)
+
+
+def test_what_is_no_recipe() -> None:
+    with pytest.raises(
+        UsageError, match=r"--recipe int8-statik: unknown step 'int8-statik' \(did you mean 'int8-static'"
+    ):
+        parse("int8-statik")
+    with pytest.raises(UsageError, match=r"fp16 writes a file of its own kind: nothing can follow it"):
+        parse("fp16+int8-static")
+    with pytest.raises(UsageError, match="unknown step ''"):
+        parse("fp16+")
+
+
+def test_needs_are_named() -> None:
+    assert list(parse("int8-static").needs()) == [("int8-static", "calibration_batches")]
+    assert not list(parse("fp16").needs())
+
+
+def test_a_format_without_a_way() -> None:
+    with pytest.raises(StepFailed, match="int8-weight has no way to onnx; it has one to tflite"):
+        recipe.create("int8-weight", "onnx")
+
+
+def test_file_names_are_plain() -> None:
+    assert recipe.file_name("net", parse("int8-static"), "tflite") == "net-int8-static.tflite"
