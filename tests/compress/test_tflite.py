@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("ai_edge_quantizer", reason="pip install 'pocketbench[compress]'")
 
+from ai_edge_quantizer import quantizer, recipe
+
 from pocketbench.compress import compare, tflite_graph, tflite_quantize
 from pocketbench.compress.recipe import Context, Step, StepFailed
 from tests.compress import nets
@@ -50,7 +52,7 @@ def test_a_dead_channel_keeps_its_bias(tmp_path: Path) -> None:
     done = step.apply(source, target, Context(digits()))
     assert done.facts["dead_channels"] == 1 and "1 channels had no weights but a bias" in done.findings[0]
     step.check(source, target)
-    work = tflite_quantize.quantizer.Quantizer(str(source), tflite_quantize.recipes.static_wi8_ai8())
+    work = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
     plain = tmp_path / "plain.tflite"
     work.quantize(work.calibrate({"serving_default": digits()}, num_threads=1)).export_model(str(plain))
     with pytest.raises(StepFailed, match="biases do not fit their scale and were cut off"):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pocketbench import discover, roster
 from pocketbench.cli import devices as commands
 from pocketbench.config import devices as config
+from pocketbench.devices import discover, roster
 from pocketbench.transports import adb_direct
 from tests.integration.adb_clients import AdbServer, Daemon, adb_of_its_own, daemon, entry, free_port
 from tests.integration.adb_fixtures import OURS, device, environment, servers, user

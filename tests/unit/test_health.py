@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pocketbench import health
 from pocketbench.config.devices import DeviceEntry
+from pocketbench.devices import health
+from pocketbench.devices.survey import Survey
 from pocketbench.errors import NotReachable
 from pocketbench.measurement import Observation, Reading
-from pocketbench.survey import Survey
 from pocketbench.transports import Completed, Sent, Spawned, unheard
 
 ENTRY = DeviceEntry(transport="ssh", host="x", workdir="/mnt/a b")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketbench import roster
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.survey import SCRIPT, Survey, parse, places, unusable
+from pocketbench.devices import roster
+from pocketbench.devices.survey import SCRIPT, Survey, parse, places, unusable
 
 PIXEL = b"""\
 system=Linux

@@ -14,7 +14,7 @@ from pocketbench.errors import DeviceError, NotReachable, StoreError, UsageError
 
 if TYPE_CHECKING:
     from pocketbench.config.devices import DeviceEntry
-    from pocketbench.roster import Row
+    from pocketbench.devices.roster import Row
 
 COMMAND_S = 600.0
 LOG_S = 30.0
@@ -43,8 +43,8 @@ def devices(ctx: click.Context, /, **options: Any) -> None:
     if ctx.invoked_subcommand is not None:
         refuse_before_subcommand(ctx, options)
         return
-    from pocketbench import roster
     from pocketbench.config import devices as config
+    from pocketbench.devices import roster
 
     entries = config.load(config.find(options["devices_file"]))
     rows = roster.look(entries, _held(entries, options["store"]))
@@ -61,9 +61,9 @@ def add(what: tuple[str, ...], name: str | None, accept_host_key: bool, devices_
 
     Without WHAT: the phones that the running adb server sees.
     """
-    from pocketbench import discover
     from pocketbench.config import devices as config
     from pocketbench.config import edit
+    from pocketbench.devices import discover
 
     path = edit.target(devices_file)
     known = config.load(path if path.exists() else None)
@@ -87,8 +87,8 @@ def check(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None
 
     Exit code 0 where nothing failed (warnings do not count), else 3.
     """
-    from pocketbench import health
     from pocketbench.config import devices as config
+    from pocketbench.devices import health
     from pocketbench.models import printable
     from pocketbench.store.store import Store
 
@@ -216,7 +216,7 @@ def _as_json(rows: list[Row]) -> str:
 
 def _choose(known: Mapping[str, DeviceEntry]) -> list[DeviceEntry]:
     """Which of the phones that the adb server sees; asked, where there is somebody to ask."""
-    from pocketbench import discover
+    from pocketbench.devices import discover
     from pocketbench.transports import adb_server
 
     ways = "give USER@HOST for a board over SSH, HOST:PORT for a phone over TCP"
@@ -254,8 +254,8 @@ def _numbers(text: str, count: int) -> list[int]:
 
 
 def _add(entry: DeviceEntry, name: str | None, path: Path, accept: bool, known: Mapping[str, DeviceEntry]) -> None:
-    from pocketbench import discover, roster
     from pocketbench.config import edit
+    from pocketbench.devices import discover, roster
 
     told = {key: value for key in WRITTEN if (value := getattr(entry, key)) is not None}
     label = roster.address(entry)
@@ -290,7 +290,7 @@ def _accepted(row: Row, accept: bool) -> bool:
 def _shell_line(entry: DeviceEntry) -> str:
     import shlex
 
-    from pocketbench import discover
+    from pocketbench.devices import discover
 
     if entry.transport == "ssh":
         return shlex.join(discover.ssh_line(entry))
@@ -302,7 +302,7 @@ def _shell_line(entry: DeviceEntry) -> str:
 
 
 def _log(name: str, entry: DeviceEntry, lines: int) -> list[str]:
-    from pocketbench.survey import places
+    from pocketbench.devices.survey import places
     from pocketbench.transports import create
 
     script = places(entry) + LOG.format(no_log=NO_LOG, lines=lines)

@@ -17,15 +17,15 @@ import numpy as np
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
+from pocketbench.devices.roster import address
+from pocketbench.devices.survey import Survey, places, survey, unusable
 from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
 from pocketbench.measurement import Observation
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.roster import address
 from pocketbench.session import JobFiles, Session
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store
-from pocketbench.survey import Survey, places, survey, unusable
 from pocketbench.transports import Transport, create
 
 RUN_S = 30.0

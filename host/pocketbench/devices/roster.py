@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import runtimes
+from pocketbench.devices.survey import ARCHITECTURES, Survey, survey, unusable
 from pocketbench.errors import DeviceError, NotReachable
-from pocketbench.survey import ARCHITECTURES, Survey, survey, unusable
 from pocketbench.transports import create
 
 # A little more than any transport waits for a connection, so that its own word is heard.
