@@ -17,7 +17,7 @@ bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine
 
 test: check protos-check  ## Lint, types, wire code, and all tests but the slow ones.
 	@$(MAKE) --no-print-directory bundle || echo "Tests of devices without Python will be skipped."
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 test-slow: bundle  ## Tests that take minutes each: the board, and what needs patience. No skips but listed ones.
 	$(BIN)/python -m pytest tests/slow

@@ -56,6 +56,8 @@ def run(
         key: replace(result, samples_ns=samples_of(measured.get(key, {})))
         for key, result in store.results(run_id).items()
     }
+    names = list(dict.fromkeys(case.device for case in request.cases))
+    here = sum(devices[name].transport == "local" for name in names)
     lanes = [
         Lane(
             device=name,
@@ -69,12 +71,13 @@ def run(
             inputs=inputs,
             workload=workload,
             reference=None if devices[name].transport == "local" else reference,
+            shared=devices[name].transport == "local" and here > 1,
             resumed=resumed,
             keep=keep,
             measured=measured,
             results={case.key: done[case.key] for case in request.cases if case.key in done and case.device == name},
         )
-        for name in dict.fromkeys(case.device for case in request.cases)
+        for name in names
     ]
     errors: list[BaseException] = []
     # Daemons, for one that waits for a device is not waited for.

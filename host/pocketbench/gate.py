@@ -28,15 +28,24 @@ class Passed:
 
 
 class Gate:
-    """One device's gate; its idle baseline is what it sees first."""
+    """One device's gate; its idle baseline is what it sees first.
 
-    def __init__(self, observe: Callable[[float], Observation], cooldown_s: float | None, stop: Event) -> None:
+    Without `wait_for_load` it waits for heat alone.
+    """
+
+    def __init__(
+        self,
+        observe: Callable[[float], Observation],
+        cooldown_s: float | None,
+        stop: Event,
+        wait_for_load: bool = True,
+    ) -> None:
         self._observe, self._cooldown_s, self._stop = observe, cooldown_s, stop
         first = observe(WINDOW_S)
         self._baseline = max(first.values("temperature"), default=None)
         load = first.values("load_avg")
         self.load_avg = load[0] / 1000 if load else None
-        self._load_budget_s = LOAD_WAIT_S
+        self._load_budget_s = LOAD_WAIT_S if wait_for_load else 0.0
 
     @property
     def has_sensor(self) -> bool:

@@ -58,6 +58,8 @@ class Lane:
     inputs: PlacedFile | None = None
     workload: work.Workload | None = None
     reference: HostReference | None = None
+    # Other lanes of this run are on the same machine: waiting for its cores would be waiting for each other.
+    shared: bool = False
     resumed: bool = False
     keep: bool = False
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
@@ -153,7 +155,7 @@ class Lane:
             cooldown = self.request.plan.cooldown_s
             if cooldown is None and isinstance(self.entry.cooldown, float):
                 cooldown = self.entry.cooldown
-            self._gate = Gate(lambda window: self._live().observe(window), cooldown, self.stop)
+            self._gate = Gate(lambda window: self._live().observe(window), cooldown, self.stop, not self.shared)
 
     def _disconnect(self) -> None:
         if self._session is not None:

@@ -136,3 +136,9 @@ def test_the_wait_ends_when_the_run_is_stopped(monkeypatch: pytest.MonkeyPatch) 
 def test_the_load_average_is_that_of_the_start() -> None:
     assert Gate(Device(seen(load=250), seen(load=9000)).observe, None, Event()).load_avg == 0.25
     assert Gate(Device(seen(load=None)).observe, None, Event()).load_avg is None
+
+
+def test_lanes_of_one_machine_do_not_wait_for_each_other() -> None:
+    stop = Stop()
+    assert Gate(Device(seen(busy=1_900)).observe, None, stop, wait_for_load=False).wait() == Passed(False, "boot")
+    assert stop.waited == []
