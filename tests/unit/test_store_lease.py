@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,7 @@ def test_a_user_of_a_domain_is_an_orphan_too(opened: Store) -> None:
         "somebody",
         "",
     ],
+    ids=["this process", "the first process", "no number", "no process", "no place", "nobody"],
 )
 def test_whoever_may_still_live_keeps_it(opened: Store, holder: str) -> None:
     lease.take(opened, "pi5", holder)
@@ -198,3 +200,14 @@ def test_processes_that_contend_never_hold_it_together(opened: Store, tmp_path: 
         epochs += map(int, output.split())
     assert len(epochs) == 20
     assert sorted(epochs) == list(range(1, 21))
+
+
+def test_many_lanes_write_at_once(opened: Store) -> None:
+    """Each gets its turn: none waits until the database gives up on it."""
+
+    def lane(number: int) -> int:
+        held = lease.take(opened, f"d{number}", elsewhere("ann"))
+        return sum(lease.renew(opened, held) for _ in range(20))
+
+    with ThreadPoolExecutor(40) as lanes:
+        assert list(lanes.map(lane, range(40))) == [20] * 40

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from math import log
@@ -64,6 +65,8 @@ class Store:
                 Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
             self._reader = create_engine(self.url)
             self._writer = create_engine(self.url) if self._sqlite else self._reader
+            # SQLite lets whoever asks at the right moment write next: many lanes would starve one of them.
+            self._turn: AbstractContextManager[object] = threading.RLock() if self._sqlite else nullcontext()
             if self._sqlite:
                 _prepare_sqlite(self._reader, self._writer)
             self._migrate()
@@ -256,7 +259,7 @@ class Store:
     def transaction(self) -> Iterator[Connection]:
         """A transaction that may write; StoreError where the database cannot take it."""
         try:
-            with self._writer.begin() as connection:
+            with self._turn, self._writer.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise StoreError(f"the store {self._shown} cannot be written: {_cause(error)}") from error
@@ -288,7 +291,7 @@ class Store:
     def _insert(self, rows: Rows, fence: Fence | None = None) -> None:
         """The first table's row is what the others belong to: where it is there already, nothing is added."""
         make = sqlite.insert if self._sqlite else postgresql.insert
-        with self._writer.begin() as connection:
+        with self._turn, self._writer.begin() as connection:
             if fence is not None:
                 device, epoch = fence
                 lease = select(schema.lease.c.epoch).where(schema.lease.c.device == device).with_for_update()
