@@ -25,7 +25,6 @@ SHORT = ("--processes", "1", "--min-runs", "8", "--min-time", "0.1", "--max-time
 # What takes one minute takes several where others use the machine.
 TIMEOUT_S = 540
 WORKDIR = "/root/.cache/pocketbench"
-SENDING = re.compile(r"^\S+: sending (.*) \(", re.MULTILINE)
 
 
 def measured(bench: Bench, device: str, *models: Path) -> Ended:
@@ -50,6 +49,11 @@ def faithful(result: dict[str, Any]) -> None:
     """Every output was compared, and is within its tolerance."""
     assert result["fidelity"]
     assert all(one["max_abs"] <= one["tolerance"] for one in result["fidelity"]), result["fidelity"]
+
+
+def sent(ended: Ended) -> list[str]:
+    """What was deployed, in order; how far each had got, which a slow link has said as well, aside."""
+    return list(dict.fromkeys(re.findall(r"^\S+: sending (the .*?) \(", ended.stderr, re.MULTILINE)))
 
 
 def register(bench: Bench, to: Board, more: str = "", *lines: str) -> None:

@@ -12,12 +12,12 @@ from tests.peers.board import Board
 from tests.slow.emulated import (
     BUNDLE_MISSING,
     ONNX,
-    SENDING,
     TFLITE,
     measured,
     nothing_is_sent_again,
     on_board,
     register,
+    sent,
 )
 
 MISSING = boards.why_not() or BUNDLE_MISSING
@@ -35,6 +35,6 @@ def test_no_python_at_all(board: Board, ready: Bench) -> None:
     """The bundle serves, without being asked for."""
     register(ready, board)
     first = measured(ready, "board", TFLITE, ONNX)
-    assert SENDING.findall(first.stderr) == ["the bundle", "the agent"]
+    assert sent(first) == ["the bundle", "the agent"]
     assert on_board(ready, "command -v python3") == ""
     nothing_is_sent_again(ready, TFLITE)

@@ -15,7 +15,6 @@ from tests.peers.board import Board
 from tests.slow.emulated import (
     BUNDLE_MISSING,
     ONNX,
-    SENDING,
     SHORT,
     TFLITE,
     WORKDIR,
@@ -26,6 +25,7 @@ from tests.slow.emulated import (
     nothing_is_sent_again,
     on_board,
     register,
+    sent,
 )
 
 MISSING = boards.why_not() or phones.why_not() or BUNDLE_MISSING
@@ -40,21 +40,22 @@ def board() -> Iterator[Board]:
 
 
 def test_its_own_python(board: Board, ready: Bench) -> None:
-    """The agent travels, Python does not."""
+    """The agent and what it needs travel, Python does not."""
     register(ready, board)
     first = measured(ready, "board", TFLITE, ONNX)
-    assert SENDING.findall(first.stderr) == ["the agent"]
+    assert sent(first) == ["the agent's packages", "the agent"]
     assert {r["environment"]["python"] for r in first.results} == {"3.11.2"}
     nothing_is_sent_again(ready, TFLITE)
-    assert on_board(ready, f"ls {WORKDIR}/pythons") == ""
+    assert on_board(ready, f"ls {WORKDIR}/pythons/*/bin/python3 2>/dev/null") == ""
 
 
 def test_the_bundle_though_it_has_python(board: Board, ready: Bench) -> None:
     """`python: bundle`."""
     register(ready, board, ", python: bundle")
     first = measured(ready, "board", TFLITE)
-    assert SENDING.findall(first.stderr) == ["the bundle", "the agent"]
-    assert len(on_board(ready, f"ls {WORKDIR}/pythons").split()) == 1
+    # The agent itself is the same with either Python.
+    assert sent(first)[0] == "the bundle"
+    assert len(on_board(ready, f"ls {WORKDIR}/pythons/*/bin/python3").split()) == 1
 
 
 @needs_models
