@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import DIGITS, SHARED, TIMEOUT_S, Bench, wait_until
+from tests.integration.conftest import DIGITS, SHARED, Bench, wait_until
 from tests.peers.phone import Phone, phone, why_not
 
 MISSING = why_not() or (
     None if importlib.util.find_spec("pocketbench_bundle_aarch64") else "the bundle is not installed: make bundle"
 )
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.timeout(600)]
+# Emulated, and beside other tests, a minute becomes several.
+TIMEOUT_S = 500
 WORKDIR = "local/tmp/pocketbench"
 TWO = ("--processes", "2", "--min-runs", "8", "--min-time", "0.1", "--max-time", "20", "--cooldown", "0")
 
@@ -38,6 +40,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
 def ready(bench: Bench, cache: Path) -> Bench:
     """A bench with that cache, and an adb server nowhere."""
     bench.environment.update(XDG_CACHE_HOME=str(cache), ANDROID_ADB_SERVER_PORT="1")
+    bench.timeout_s = TIMEOUT_S
     return bench
 
 

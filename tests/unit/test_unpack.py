@@ -14,7 +14,7 @@ import pytest
 
 from pocketbench.deploy.remote import UNPACK_BUNDLE, unpacking
 
-TOOLS = ("cat", "gzip", "mkdir", "mv", "rm", "sed", "sh", "sync", "tar")
+TOOLS = ("cat", "gzip", "mkdir", "mv", "rm", "sed", "sh", "sleep", "sync", "tar")
 SAID = "the bundle was damaged on its way; run this again\n"
 
 

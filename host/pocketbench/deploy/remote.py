@@ -58,9 +58,15 @@ trap 'rm -rf "$S" "$A"' 0"""
 PUBLISH = """rm -f {archive}
 sync
 : >{staging}/complete
-cd / && {{ [ -f {folder}/complete ] || {{ rm -rf {folder}; mv {staging} {folder}; }}; }}
+cd /
+for i in 1 2 3 4 5; do
+  [ -f {folder}/complete ] && break
+  mv {folder} "$S.old" 2>/dev/null && rm -rf "$S.old"
+  mv {staging} {folder} 2>/dev/null || sleep 1
+done
 rm -rf {folder}/"${{S##*/}}"
-[ -f {folder}/complete ]"""
+for i in 1 2 3; do [ -f {folder}/complete ] && exit 0; sleep 1; done
+exit 1"""
 # Of a shell that was killed by a signal, and of a program: 128 + SIGSYS. Of one that may not be executed.
 BAD_SYSTEM_CALL = 159
 NOT_EXECUTABLE = 126
