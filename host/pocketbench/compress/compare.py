@@ -35,8 +35,16 @@ class Agreement:
 
 def agreement(source: Run, result: Run, samples: Sequence[Sample]) -> list[Agreement]:
     """One an output, over all samples."""
-    before = [source(sample) for sample in samples]
-    after = [result(sample) for sample in samples]
+    return apart(outputs(source, samples), outputs(result, samples))
+
+
+def outputs(run: Run, samples: Sequence[Sample]) -> list[Arrays]:
+    """Of each sample."""
+    return [run(sample) for sample in samples]
+
+
+def apart(before: Sequence[Arrays], after: Sequence[Arrays]) -> list[Agreement]:
+    """The same, of outputs that are there already."""
     return [
         _agreement(position, [b[position] for b in before], [a[position] for a in after])
         for position in range(len(before[0]))

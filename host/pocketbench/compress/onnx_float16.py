@@ -7,8 +7,7 @@ from pathlib import Path
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from pocketbench.compress import onnx_graph
-from pocketbench.compress.onnx_quantize import INT8_SHARE
-from pocketbench.compress.recipe import Context, Done, StepFailed
+from pocketbench.compress.recipe import Context, Done, converted
 
 
 class Float16:
@@ -23,7 +22,4 @@ class Float16:
     def check(self, source: Path, target: Path) -> Done:
         """Half-precision weights nearly everywhere."""
         found = onnx_graph.weights(onnx_graph.load(target))
-        share = found.get("float16", 0) / max(1, sum(found.values()))
-        if share < INT8_SHARE:
-            raise StepFailed(f"fp16: only {share:.0%} of the weights became float16")
-        return Done({"float16_share": share})
+        return Done({"float16_share": converted("fp16", found, "float16")})

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from pocketbench.compress import tail as tails
 from pocketbench.compress.recipe import StepFailed
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -40,24 +41,14 @@ def load(path: Path) -> Any:
 
 
 def tail(model: Any) -> list[str]:
-    """Names of the nodes from which no convolution or matrix product with weights is reached any more.
-
-    That is where a detector decodes its boxes: arithmetic on pixels and scores, which have no scale in common.
-    """
+    """Names of the nodes after the last weights."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    consumers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    leads: dict[int, bool] = {}
 
     def weighted(node: Any) -> bool:
         return node.op_type in WEIGHTED and any(name in constants for name in node.input[1:])
 
-    for node in reversed(model.graph.node):
-        after = [one for name in node.output for one in consumers.get(name, [])]
-        leads[id(node)] = any(weighted(one) or leads[id(one)] for one in after)
-    return [node.name for node in model.graph.node if not leads[id(node)] and not weighted(node)]
+    nodes = tails.tail(model.graph.node, lambda node: node.input, lambda node: node.output, weighted)
+    return [node.name for node in nodes]
 
 
 def weights(model: Any) -> Mapping[str, int]:

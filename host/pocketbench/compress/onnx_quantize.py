@@ -13,14 +13,10 @@ import onnxruntime as ort
 from onnxruntime import quantization as q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pocketbench.compress import compare, onnx_graph
-from pocketbench.compress.recipe import Context, Done, Sample, StepFailed
+from pocketbench.compress import calibrators, compare, onnx_graph
+from pocketbench.compress.recipe import Context, Done, Sample, StepFailed, converted
 
 CALIBRATORS: Mapping[str, Mapping[str, Any]] = {"min-max": {}, "moving average": {"CalibMovingAverage": True}}
-# What at least has to be int8 of all weights of convolutions and matrix products.
-INT8_SHARE = 0.95
-# For judging a calibrator: samples that it does not see.
-HELD_OUT = 0.25
 
 
 class Static:
@@ -30,15 +26,13 @@ class Static:
         """The better of the calibrators, by the noise on samples that they have not seen."""
         model = onnx_graph.load(source)
         tail = onnx_graph.tail(model)
-        fit, judge = split(context.samples)
+        fit, judge = calibrators.split(context.samples)
         activations = q.QuantType.QInt8 if context.target == "aarch64" else q.QuantType.QUInt8
-        noise: dict[str, float] = {}
-        made: dict[str, bytes] = {}
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            prepared = Path(scratch) / "prepared.onnx"
+            prepared, written = Path(scratch) / "prepared.onnx", Path(scratch) / "quantized.onnx"
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            for name, options in CALIBRATORS.items():
-                written = Path(scratch) / "quantized.onnx"
+
+            def quantize(calibrator: str) -> None:
                 q.quantize_static(
                     str(prepared),
                     str(written),
@@ -48,16 +42,16 @@ class Static:
                     activation_type=activations,
                     weight_type=q.QuantType.QInt8,
                     nodes_to_exclude=tail,
-                    extra_options=dict(options),
+                    extra_options=dict(CALIBRATORS[calibrator]),
                 )
-                noise[name] = compare.worst_noise(compare.agreement(runner(source), runner(written), judge))
-                made[name] = onnx_graph.strip(onnx.load(written))
-        best = min(noise, key=lambda name: noise[name])
-        target.write_bytes(made[best])
+                written.write_bytes(onnx_graph.strip(onnx.load(written)))
+
+            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, judge)
+        target.write_bytes(chosen.content)
         facts = {
-            "calibrator": best,
+            "calibrator": chosen.name,
             "calibration_samples": len(fit),
-            "noise_by_calibrator": noise,
+            "noise_by_calibrator": chosen.noise,
             "activations": "s8" if activations == q.QuantType.QInt8 else "u8",
             "float_tail": tail,
         }
@@ -66,9 +60,7 @@ class Static:
     def check(self, source: Path, target: Path) -> Done:
         """Int8 weights in most of the bytes, and every convolution between quantized tensors."""
         model = onnx_graph.load(target)
-        share = int8_share(model)
-        if share < INT8_SHARE:
-            raise StepFailed(f"int8-static: only {share:.0%} of the weights became int8")
+        share = converted("int8-static", onnx_graph.weights(model), "int8", "uint8")
         return Done({"int8_share": share, "operators": onnx_graph.operators(model)})
 
 
@@ -90,10 +82,7 @@ class Dynamic:
 
     def check(self, source: Path, target: Path) -> Done:
         """Int8 weights in most of the bytes."""
-        share = int8_share(onnx.load(target))
-        if share < INT8_SHARE:
-            raise StepFailed(f"int8-dynamic: only {share:.0%} of the weights became int8")
-        return Done({"int8_share": share})
+        return Done({"int8_share": converted("int8-dynamic", onnx_graph.weights(onnx.load(target)), "int8", "uint8")})
 
 
 class _Reader(q.CalibrationDataReader):  # type: ignore[misc]
@@ -104,15 +93,6 @@ class _Reader(q.CalibrationDataReader):  # type: ignore[misc]
         """As the quantizer wants them: one after the other, then None."""
         sample = next(self._samples, None)
         return None if sample is None else dict(sample)
-
-
-def split(samples: Any) -> tuple[list[Sample], list[Sample]]:
-    """Those to calibrate with, and every fourth to judge with; StepFailed where there are too few."""
-    if len(samples) < 8:
-        raise StepFailed(f"calibration_batches() gave {len(samples)} samples; at least 8 are needed, 100 are better")
-    every = round(1 / HELD_OUT)
-    judge = list(samples[::every])
-    return [sample for number, sample in enumerate(samples) if number % every], judge
 
 
 def runner(path: Path) -> compare.Run:
@@ -126,9 +106,3 @@ def runner(path: Path) -> compare.Run:
         return [np.asarray(array) for array in session.run(None, dict(sample))]
 
     return run
-
-
-def int8_share(model: Any) -> float:
-    """Of the weights of convolutions and matrix products."""
-    found = onnx_graph.weights(model)
-    return (found.get("int8", 0) + found.get("uint8", 0)) / sum(found.values()) if found else 0.0

@@ -32,6 +32,8 @@ STEPS: Mapping[str, Mapping[str, str]] = {
         "tflite": "pocketbench.compress.tflite_quantize:Static",
     },
 }
+# What at least has to be converted of all weights of convolutions and matrix products.
+CONVERTED_SHARE = 0.95
 # Which function of the workload a step needs beside model().
 NEEDS: Mapping[str, str] = {"int8-static": "calibration_batches"}
 
@@ -83,6 +85,14 @@ class Recipe:
         for step in self.steps:
             if step in NEEDS:
                 yield step, NEEDS[step]
+
+
+def converted(step: str, weights: Mapping[str, int], *kinds: str) -> float:
+    """The share of weights that are of one of these types. StepFailed where more than a few are not."""
+    share = sum(weights.get(kind, 0) for kind in kinds) / max(1, sum(weights.values()))
+    if share < CONVERTED_SHARE:
+        raise StepFailed(f"{step}: only {share:.0%} of the weights became {kinds[0]}")
+    return share
 
 
 def parse(text: str) -> Recipe:

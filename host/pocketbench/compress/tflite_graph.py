@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
 from numpy.typing import NDArray
 
+from pocketbench.compress import tail as tails
 from pocketbench.compress.recipe import StepFailed
 
 # Of the schema's BuiltinOperator (litert/core/schema/schema.fbs): CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED,
@@ -63,24 +64,15 @@ def weights(model: Any) -> Mapping[str, int]:
 
 
 def tail(model: Any) -> list[str]:
-    """Scopes, as the quantizer's rules name operators, of all from which no weights are reached any more."""
+    """Scopes, as the quantizer's rules name operators, of all after the last weights."""
     graph = model.subgraphs[0]
-    consumers: dict[int, list[Any]] = {}
-    for op in graph.operators:
-        for index in op.inputs:
-            consumers.setdefault(index, []).append(op)
-    leads: dict[int, bool] = {}
 
     def weighted(op: Any) -> bool:
         code = _code(model, op)
         return code in WEIGHTED and _data(model, graph.tensors[op.inputs[WEIGHTED[code][0]]]) is not None
 
-    for op in reversed(graph.operators):
-        after = [one for index in op.outputs for one in consumers.get(index, [])]
-        leads[id(op)] = any(weighted(one) or leads[id(one)] for one in after)
-    return [
-        flatbuffer.get_op_scope(op, graph.tensors) for op in graph.operators if not leads[id(op)] and not weighted(op)
-    ]
+    operators = tails.tail(graph.operators, lambda op: op.inputs, lambda op: op.outputs, weighted)
+    return [flatbuffer.get_op_scope(op, graph.tensors) for op in operators]
 
 
 def revive_dead_channels(model: Any) -> tuple[bytes, int]:

@@ -14,9 +14,8 @@ from ai_edge_quantizer import calibrator, qtyping, quantizer
 from ai_edge_quantizer import recipe as recipes
 from ai_edge_quantizer.utils import qsv_utils
 
-from pocketbench.compress import compare, tflite_graph
-from pocketbench.compress.onnx_quantize import INT8_SHARE, split
-from pocketbench.compress.recipe import Context, Done, StepFailed
+from pocketbench.compress import calibrators, compare, tflite_graph
+from pocketbench.compress.recipe import Context, Done, StepFailed, converted
 
 CALIBRATORS: Mapping[str, Callable[..., Any]] = {
     "min-max": qsv_utils.min_max_update,
@@ -32,12 +31,12 @@ class Static:
         model = tflite_graph.load(source)
         tail = tflite_graph.tail(model)
         mended, revived = tflite_graph.revive_dead_channels(model)
-        fit, judge = split(context.samples)
-        noise: dict[str, float] = {}
-        made: dict[str, bytes] = {}
+        fit, judge = calibrators.split(context.samples)
+        key = next(iter(Interpreter(model_content=bytes(mended)).get_signature_list()))
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             written = Path(scratch) / "quantized.tflite"
-            for name, update in CALIBRATORS.items():
+
+            def quantize(name: str) -> None:
                 work = quantizer.Quantizer(bytearray(mended), recipes.static_wi8_ai8())
                 for scope in tail:
                     work.update_quantization_recipe(
@@ -45,19 +44,17 @@ class Static:
                         operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
                         algorithm_key=recipes.AlgorithmName.NO_QUANTIZE,
                     )
-                statistics = calibrator.Calibrator(bytes(mended), num_threads=1, qsv_update_func=update)
-                key = next(iter(Interpreter(model_content=bytes(mended)).get_signature_list()))
+                statistics = calibrator.Calibrator(bytes(mended), num_threads=1, qsv_update_func=CALIBRATORS[name])
                 statistics.calibrate({key: [dict(sample) for sample in fit]}, work._recipe_manager)
                 result = work.quantize(statistics.get_model_qsvs(), enable_progress_report=False)
                 written.write_bytes(bytes(result.quantized_model))
-                noise[name] = compare.worst_noise(compare.agreement(runner(source), runner(written), judge))
-                made[name] = written.read_bytes()
-        best = min(noise, key=lambda name: noise[name])
-        target.write_bytes(made[best])
+
+            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, judge)
+        target.write_bytes(chosen.content)
         facts = {
-            "calibrator": best,
+            "calibrator": chosen.name,
             "calibration_samples": len(fit),
-            "noise_by_calibrator": noise,
+            "noise_by_calibrator": chosen.noise,
             "dead_channels": revived,
             "float_tail": tail,
         }
@@ -123,10 +120,7 @@ class Float16:
     def check(self, source: Path, target: Path) -> Done:
         """Half-precision weights nearly everywhere."""
         found = tflite_graph.weights(tflite_graph.load(target))
-        share = found.get("float16", 0) / max(1, sum(found.values()))
-        if share < INT8_SHARE:
-            raise StepFailed(f"fp16: only {share:.0%} of the weights became float16")
-        return Done({"float16_share": share})
+        return Done({"float16_share": converted("fp16", found, "float16")})
 
 
 def runner(path: Path) -> compare.Run:
@@ -165,8 +159,5 @@ def _by_recipe(source: Path, target: Path, recipe: Any) -> Done:
 
 
 def _int8(step: str, model: Any) -> Done:
-    found = tflite_graph.weights(model)
-    share = found.get("int8", 0) / max(1, sum(found.values()))
-    if share < INT8_SHARE:
-        raise StepFailed(f"{step}: only {share:.0%} of the weights became int8")
+    share = converted(step, tflite_graph.weights(model), "int8")
     return Done({"int8_share": share, "operators": tflite_graph.operators(model)})

@@ -1,0 +1,42 @@
+"""What converters have in common: tensors to trace with, silence, and errors that say what a person needs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketbench.compress.recipe import StepFailed
+
+
+@contextlib.contextmanager
+def exporting(what: str, inputs: Sequence[NDArray[np.float32]]) -> Iterator[tuple[Any, ...]]:
+    """The inputs as tensors. Whatever the converter raises is a StepFailed: the network cannot be `what`.
+
+    Converters print whole graphs when they fail, which is swallowed.
+    """
+    import torch
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+            yield tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)
+    except Exception as error:
+        raise StepFailed(f"the network cannot be {what}: {last_cause(error)}") from error
+    finally:
+        logging.disable(before)
+
+
+def last_cause(error: BaseException) -> str:
+    """The first line of the innermost cause, with the line of the user's code where the message has it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = next((line for line in lines if line.startswith("File ") and "site-packages" not in line), "")
+    return f"{type(error).__name__}: {lines[0] if lines else ''}{f' ({where})' if where else ''}"
