@@ -83,8 +83,7 @@ def main() -> int:
         threading.Thread(target=_wait_for_end, args=(sys.stdin, stop), daemon=True).start()
     while not stop.wait(RELEASED_LOOK_S if agent.lease.released else LOOK_S):
         # Where no host holds its stdin, the released lease is what says that the host has gone.
-        other_build = not arguments.end_with_stdin and handover.answer(home, build, port, let_in)
-        gone = other_build or (agent.lease.released and not arguments.end_with_stdin)
+        gone = not arguments.end_with_stdin and (handover.answer(home, build, port, let_in) or agent.lease.released)
         patience_s = min(arguments.idle, RELEASED_IDLE_S) if gone else arguments.idle
         if guard.idle_s() > patience_s and not agent.jobs.busy() and not agent.lease.in_force():
             break

@@ -63,6 +63,11 @@ class DeviceLost(DeviceError):
     """The device or the link was lost after the session had opened."""
 
 
+def overtaken(device: str) -> DeviceBusy:
+    """Of a host whose lease has ended: it may neither measure nor store any more."""
+    return DeviceBusy(f"{device}: the lease ended while this host stood still, and somebody else took it")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean X?)' where one of the known words is near, else an empty string."""
     found = get_close_matches(word, list(known), n=1, cutoff=0.5)

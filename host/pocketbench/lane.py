@@ -21,7 +21,7 @@ from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
-from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
@@ -236,7 +236,7 @@ class Lane:
 
     def _check_fence(self) -> None:
         if self._fenced.is_set():
-            raise DeviceBusy(f"{self.device}: the lease ended while this host stood still, and somebody else took it")
+            raise overtaken(self.device)
 
     def _acknowledge(self, process: Process) -> None:
         if process.job_id and not self.keep:

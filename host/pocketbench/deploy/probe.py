@@ -18,6 +18,7 @@ from pocketbench.transports import Completed, Transport
 
 TIMEOUT_S = 30.0
 OLDEST_PYTHON = (3, 10)
+ARCHITECTURES = ("x86_64", "aarch64")
 
 # Android's shell user owns /data/local/tmp, where files may be executed; elsewhere the user's cache does.
 WORKDIR = """
@@ -91,7 +92,7 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
     if told.get("system") != "Linux" or "arch" not in told:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()[:200]
         raise NotReachable(f"{device}: is no Linux that answers (it said {said!r})")
-    free = re.search(r"\s\d+\s+\d+\s+(\d+)\s+(?:\d+%|-)", told.get("free", ""))
+    free = free_bytes(told.get("free", ""))
     if free is None:
         raise NotReachable(
             f"{device}: {told.get('workdir', 'its work folder')} cannot be made there: name another with 'workdir' in "
@@ -101,7 +102,7 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
     version = (int(match[2]), int(match[3]), int(match[4])) if match else (0, 0, 0)
     whole = match is not None and match[6] != "False"
     usable = match is not None and version >= OLDEST_PYTHON and match[5] == "True" and whole
-    if told["arch"] not in ("aarch64", "x86_64") or (match is not None and match[5] == "False"):
+    if told["arch"] not in ARCHITECTURES or (match is not None and match[5] == "False"):
         raise NotReachable(f"{device}: is a 32-bit system ({told['arch']}); pocketbench needs a 64-bit one")
     if not usable and entry.python not in (None, "bundle"):
         found = f"{match[1]} is Python {match[2]}.{match[3]}" if match else "there is none"
@@ -115,7 +116,7 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
         arch=told["arch"],
         android="android" in told,
         workdir=told["workdir"],
-        free_bytes=int(free[1]) * 1024,
+        free_bytes=free,
         python=match[1] if match is not None and usable else "",
         version=version,
         complete=frozenset(
@@ -123,6 +124,12 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
         ),
         holder=holder(told.get("lease", ""), told.get("now", "")),
     )
+
+
+def free_bytes(line: str) -> int | None:
+    """Of the last line of `df -Pk`; from the right, for a device's name may hold blanks. None where there is none."""
+    match = re.search(r"\s[0-9]+\s+[0-9]+\s+([0-9]{1,15})\s+(?:[0-9]+%|-)", line, re.ASCII)
+    return int(match[1]) * 1024 if match else None
 
 
 def holder(lease: str, now: str) -> str:

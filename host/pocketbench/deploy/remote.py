@@ -16,7 +16,7 @@ from pathlib import Path
 import pocketbench_agent
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import bundle as bundles
-from pocketbench.deploy.probe import Probed, probe
+from pocketbench.deploy.probe import Probed, free_bytes, probe
 from pocketbench.deploy.runtimes import agent_pins, install_wheels, pack
 from pocketbench.errors import DeviceBusy, NotReachable
 from pocketbench.models import PlacedFile, place
@@ -217,11 +217,12 @@ def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence
         raise DeviceBusy(f"{device}: in use by {probed.holder}")
     names = [one.removeprefix(f"{probed.workdir}/") for one in kept]
     script = REMOVE_OLD.format(workdir=shlex.quote(probed.workdir), kept="|".join(names) or "''", left=REMOVE_LEFT)
-    told = transport.run(["sh", "-c", script], UNPACK_TIMEOUT_S).stdout.decode(errors="replace").split()
-    free_bytes = int(told[3]) * 1024 if len(told) > 3 and told[3].isdigit() else probed.free_bytes
-    if free_bytes < wanted_bytes:
+    told = transport.run(["sh", "-c", script], UNPACK_TIMEOUT_S).stdout.decode(errors="replace")
+    free = free_bytes(told)
+    free = probed.free_bytes if free is None else free
+    if free < wanted_bytes:
         raise NotReachable(
-            f"{device}: {free_bytes / 1e6:.0f} MB are free in {probed.workdir}, {wanted_bytes / 1e6:.0f} are needed; "
+            f"{device}: {free / 1e6:.0f} MB are free in {probed.workdir}, {wanted_bytes / 1e6:.0f} are needed; "
             "make room there, or name another folder with 'workdir' in devices.yaml"
         )
 

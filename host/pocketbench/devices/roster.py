@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import runtimes
-from pocketbench.devices.survey import ARCHITECTURES, Survey, survey, unusable
+from pocketbench.deploy.probe import ARCHITECTURES
+from pocketbench.devices.survey import Survey, survey, unusable
 from pocketbench.errors import DeviceError, NotReachable
 from pocketbench.transports import create
 

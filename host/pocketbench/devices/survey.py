@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy.agent import local_home
-from pocketbench.deploy.probe import WORKDIR, holder
+from pocketbench.deploy.probe import ARCHITECTURES, WORKDIR, free_bytes, holder
 from pocketbench.deploy.remote import ROOM_BYTES
 from pocketbench.models import printable
 from pocketbench.transports import Transport
 
 SURVEY_S = 10.0
 LONGEST = 200
-ARCHITECTURES = ("x86_64", "aarch64")
 # ELF's EI_CLASS (elf(5)): the fifth byte of every program.
 BITS = {"\x01": 32, "\x02": 64}
 
@@ -126,7 +125,7 @@ def parse(answer: bytes) -> Survey:
         soc=_soc(first),
         os=_os(first),
         workdir=told.get("workdir", [""])[0],
-        free_bytes=_free(first("df")),
+        free_bytes=free_bytes(first("df")),
         writable={"1": True, "0": False}.get(first("writable")),
         seccomp=_number(first("seccomp").rpartition(":")[2]),
         time_unix_s=_number(first("time")),
@@ -173,12 +172,6 @@ def _all(told: dict[str, list[str]], key: str) -> tuple[str, ...]:
 def _number(text: str) -> int | None:
     text = text.strip()
     return int(text) if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) else None
-
-
-def _free(line: str) -> int | None:
-    """The fourth column of `df -Pk`; from the right, for a device's name may hold blanks."""
-    match = re.search(r"\s([0-9]{1,15})\s+[0-9]+%\s+/", line, re.ASCII)
-    return int(match[1]) * 1024 if match else None
 
 
 def _android_model(maker: str, model: str) -> str:

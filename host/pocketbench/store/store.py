@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from pocketbench import __version__
-from pocketbench.errors import DeviceBusy, StoreError, UsageError
+from pocketbench.errors import StoreError, UsageError, overtaken
 from pocketbench.measurement import Process
 from pocketbench.plan import Request
 from pocketbench.results import METRICS, Result, from_doc, samples_of, to_doc
@@ -296,9 +296,7 @@ class Store:
                 device, epoch = fence
                 lease = select(schema.lease.c.epoch).where(schema.lease.c.device == device).with_for_update()
                 if connection.execute(lease).scalar() != epoch:
-                    raise DeviceBusy(
-                        f"{device}: the lease ended while this host stood still, and somebody else took it"
-                    )
+                    raise overtaken(device)
             for position, (table, values) in enumerate(rows):
                 if values:
                     done = connection.execute(make(table).on_conflict_do_nothing(), list(values))

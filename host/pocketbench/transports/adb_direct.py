@@ -25,7 +25,6 @@ HANDSHAKE_S = 10.0
 # As long as a person with the phone at hand needs to tap "Allow"; a list of devices waits no longer than that.
 ALLOW_S = 12.0
 FEATURES = b"shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
-# An accept that waits for ever cannot be woken everywhere.
 OPEN_S = 10.0
 STALL_S = 60.0
 UNAUTHORIZED = "unlock the device, tap Allow where it asks about this computer's key, then run this again"
