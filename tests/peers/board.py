@@ -21,8 +21,8 @@ from pathlib import Path
 
 from tests.peers import initramfs
 from tests.peers.board_image import BASE, KERNEL, PYTHON, image
-from tests.peers.person import until_told
-from tests.peers.rootfs import Missing, missing
+from tests.peers.person import offer, until_told
+from tests.peers.rootfs import missing
 from tests.peers.sshd import make_key
 
 BOOT_TIMEOUT_S = 90
@@ -136,17 +136,12 @@ def main() -> None:
     parser.add_argument("--without-python", action="store_true", help="a board that has none")
     told = parser.parse_args()
     until_told()
-    reason = why_not()
-    if reason is not None:
-        sys.exit(f"No board: {reason}")
-    try:
-        with board(python=not told.without_python) as started:
-            where = f"host: 127.0.0.1, port: {started.port}, user: {started.user}, key: {started.key}"
-            print(f'---\ndevices:\n  board: {{transport: ssh, {where}, host_key: "{started.host_key}"}}', flush=True)
-            started.wait()
-    except (Missing, RuntimeError) as error:
-        sys.exit(f"No board: {error}")
-    sys.exit("The board has died.")
+
+    def entry(started: Board) -> str:
+        where = f"host: 127.0.0.1, port: {started.port}, user: {started.user}, key: {started.key}"
+        return f'transport: ssh, {where}, host_key: "{started.host_key}"'
+
+    offer("board", why_not(), board(python=not told.without_python), entry)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn, Protocol, TypeVar
 
+from tests.peers.rootfs import Missing
+
+
+class Waiting(Protocol):
+    """A peer that runs."""
+
+    def wait(self) -> None:
+        """Until it has ended."""
+
+
+Peer = TypeVar("Peer", bound=Waiting)
 ROOT = Path(__file__).resolve().parents[2]
 YAML_LINES = 3
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,6 +38,19 @@ def until_told() -> None:
 
     for number in ENDING:
         signal.signal(number, end)
+
+
+def offer(what: str, reason: str | None, peer: AbstractContextManager[Peer], entry: Callable[[Peer], str]) -> NoReturn:
+    """Run it until it or the person has enough: its devices.yaml on stdout once it is up, all else on stderr."""
+    if reason is not None:
+        sys.exit(f"No {what}: {reason}")
+    try:
+        with peer as started:
+            print(f"---\ndevices:\n  {what}: {{{entry(started)}}}", flush=True)
+            started.wait()
+    except (Missing, RuntimeError) as error:
+        sys.exit(f"No {what}: {error}")
+    sys.exit(f"The {what} has died.")
 
 
 @contextmanager

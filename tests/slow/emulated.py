@@ -24,7 +24,8 @@ TFLITE, ONNX = DIGITS / "digits-int8.tflite", DIGITS / "digits-float.onnx"
 SHORT = ("--processes", "1", "--min-runs", "8", "--min-time", "0.1", "--max-time", "20", "--cooldown", "0")
 # What takes one minute takes several where others use the machine.
 TIMEOUT_S = 540
-WORKDIR = "/root/.cache/pocketbench"
+# For a shell there.
+WORKDIR = "~/.cache/pocketbench"
 
 
 def measured(bench: Bench, device: str, *models: Path) -> Ended:

@@ -10,6 +10,7 @@ import pytest
 
 from pocketbench.deploy import remote
 from pocketbench.errors import DeviceError, DeviceLost, NotReachable
+from pocketbench.models import PlacedFile
 from pocketbench.transports import Transport
 from tests.integration.adb_clients import Daemon
 from tests.integration.conftest import wait_until
@@ -149,20 +150,25 @@ def test_a_link_with_a_delay(link: tuple[Far, Faults], tmp_path: Path) -> None:
     assert (sha256(to.blobs / blob.sha256), sha256(target)) == (blob.sha256, blob.sha256)
 
 
+def the_rest_is_sent_again(to: Far, knobs: Faults, blob: PlacedFile, lost: str | None = None) -> None:
+    """A byte in the middle is spoilt, the link ends, and a new one goes on where the old one was."""
+    with reached(to) as opened:
+        knobs.to_target.flip_at = knobs.to_target.passed + CUT
+        with pytest.raises(DeviceLost, match=lost):
+            opened.put([blob])
+    assert not (to.blobs / blob.sha256).exists()
+    before = knobs.to_target.passed
+    with reached(to) as opened:
+        opened.put([blob])
+    assert knobs.to_target.passed - before < SIZE - CUT + BESIDE
+    assert sha256(to.blobs / blob.sha256) == blob.sha256
+
+
 def test_a_byte_that_is_spoilt_over_ssh(tmp_path: Path) -> None:
     """SSH notices, and the link ends; the rest is sent over a new one."""
     blob = random_file(tmp_path / "blob", SIZE)
     with far("ssh", tmp_path / "far") as (to, knobs):
-        with reached(to) as opened:
-            knobs.to_target.flip_at = knobs.to_target.passed + CUT
-            with pytest.raises(DeviceLost, match="far: the agent or the link to it is gone"):
-                opened.put([blob])
-        assert not (to.blobs / blob.sha256).exists()
-        before = knobs.to_target.passed
-        with reached(to) as opened:
-            opened.put([blob])
-        assert knobs.to_target.passed - before < SIZE - CUT + BESIDE
-        assert sha256(to.blobs / blob.sha256) == blob.sha256
+        the_rest_is_sent_again(to, knobs, blob, "far: the agent or the link to it is gone")
 
 
 def test_a_byte_that_is_spoilt_over_adb(tmp_path: Path) -> None:
@@ -172,16 +178,7 @@ def test_a_byte_that_is_spoilt_over_adb(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "far" / "root")
     with faults(int(daemon.address.rpartition(":")[2])) as knobs:
         to = Far(adb_entry(f"127.0.0.1:{knobs.port}"), tmp_path / "far")
-        with reached(to) as opened:
-            knobs.to_target.flip_at = knobs.to_target.passed + CUT
-            with pytest.raises(DeviceLost):
-                opened.put([blob])
-        assert not (to.blobs / blob.sha256).exists()
-        before = knobs.to_target.passed
-        with reached(to) as opened:
-            opened.put([blob])
-        assert knobs.to_target.passed - before < SIZE - CUT + BESIDE
-        assert sha256(to.blobs / blob.sha256) == blob.sha256
+        the_rest_is_sent_again(to, knobs, blob)
     with pytest.raises(AssertionError, match=r"VIOLATION b'WRTE': wrong checksum"):
         daemon.end()
 

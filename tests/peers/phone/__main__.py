@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from tests.peers.person import until_told
+from tests.peers.person import offer, until_told
 from tests.peers.phone.machine import phone, why_not
-from tests.peers.rootfs import Missing
 
 
 def main() -> None:
@@ -16,16 +14,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port on loopback; 0 picks one")
     told = parser.parse_args()
     until_told()
-    reason = why_not()
-    if reason is not None:
-        sys.exit(f"No phone: {reason}")
-    try:
-        with phone(told.port) as started:
-            print(f'---\ndevices:\n  phone: {{transport: adb, address: "{started.address}", adb: direct}}', flush=True)
-            started.wait()
-    except (Missing, RuntimeError) as error:
-        sys.exit(f"No phone: {error}")
-    sys.exit("The phone has died.")
+    offer(
+        "phone",
+        why_not(),
+        phone(told.port),
+        lambda started: f'transport: adb, address: "{started.address}", adb: direct',
+    )
 
 
 if __name__ == "__main__":
