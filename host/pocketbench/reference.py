@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
@@ -22,6 +22,7 @@ from pocketbench.store.lease import owner
 from pocketbench.transports.local import Local
 
 ARCH = platform.machine()
+Answer = TypeVar("Answer")
 
 
 class HostReference:
@@ -40,18 +41,14 @@ class HostReference:
         """Outputs of one CPU thread here; None where the host cannot run the model."""
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._outputs(_plain(case), plan, inputs)
+                self._made[key] = self._ask(case, plan, inputs, _outputs)
             return self._made[key]
 
     def rounding(self, case: Case, plan: Plan, inputs: PlacedFile | None, key: object) -> list[Rounding] | None:
         """How far each output moves here when only the rounding changes; None where that cannot be told."""
         with self._lock:
             if key not in self._rounding:
-                self._rounding[key] = None
-                with contextlib.suppress(DeviceError):
-                    session = self._session or self._open()
-                    files = JobFiles(inputs, archive(case.runtime, session.info, self._say))
-                    self._rounding[key] = session.rounding(_plain(case), plan, files)
+                self._rounding[key] = self._ask(case, plan, inputs, Session.rounding)
             return self._rounding[key]
 
     def cancel(self) -> None:
@@ -66,18 +63,23 @@ class HostReference:
             if self._home is not None:
                 self._home.cleanup()
 
-    def _outputs(self, case: Case, plan: Plan, inputs: PlacedFile | None) -> list[Output] | None:
+    def _ask(
+        self,
+        case: Case,
+        plan: Plan,
+        inputs: PlacedFile | None,
+        question: Callable[[Session, Case, Plan, JobFiles], Answer | None],
+    ) -> Answer | None:
         try:
             session = self._session or self._open()
             files = JobFiles(inputs, archive(case.runtime, session.info, self._say))
-            ended, outputs = session.reference(case, plan, files)
+            return question(session, replace(case, delegate="cpu", threads=1, cpus=()), plan, files)
         except DeviceLost:
             # What ended it need not end the next model's.
             self._drop()
             return None
         except DeviceError:
             return None
-        return outputs if ended.how == "ok" and outputs else None
 
     def _open(self) -> Session:
         home = deploy.local_home().with_name("reference")
@@ -102,5 +104,6 @@ class HostReference:
         self._transport.close()
 
 
-def _plain(case: Case) -> Case:
-    return replace(case, delegate="cpu", threads=1, cpus=())
+def _outputs(session: Session, case: Case, plan: Plan, files: JobFiles) -> list[Output] | None:
+    ended, outputs = session.reference(case, plan, files)
+    return outputs if ended.how == "ok" and outputs else None
