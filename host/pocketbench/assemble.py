@@ -58,8 +58,11 @@ def assemble(
     failures: Sequence[Reason] = (),
     fidelity: Sequence[Fidelity] | None = (),
     accuracy: Accuracy | None = None,
+    original: Sequence[Process] = (),
 ) -> Result:
-    """The judged result of a case; `failures` are reasons of scope case found outside its processes."""
+    """The judged result of a case; `failures` are reasons of scope case found outside its processes, `original` the
+    processes of what it was compressed from.
+    """
     good = [p for p in processes if p.ended.how == "ok"]
     latency = _latency(good)
     ends = [found for p in processes if (found := _failure(p.ended)) is not None]
@@ -70,6 +73,8 @@ def assemble(
             processes=good,
             latency=latency,
             fidelity=fidelity,
+            accuracy=accuracy,
+            original=[p for p in original if p.ended.how == "ok"],
             delegate=case.delegate,
             null_runtime=case.runtime.name == "null",
             has_thermal_sensor=context.has_thermal_sensor,
@@ -308,7 +313,7 @@ def _model(case: Case, facts: Facts | None) -> Model:
         sha256=case.model.sha256,
         bytes=case.model.bytes,
         format=case.model.format,
-        recipe=None,
+        recipe=case.model.recipe,
         inputs=tuple(_tensor(t) for t in facts.inputs) if facts else None,
         outputs=tuple(_tensor(t) for t in facts.outputs) if facts else None,
     )

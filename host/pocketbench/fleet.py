@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pocketbench import verdict
 from pocketbench.config.devices import DeviceEntry
@@ -17,7 +17,7 @@ from pocketbench.errors import StoreError
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, printable
-from pocketbench.plan import Request
+from pocketbench.plan import Request, original
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
@@ -35,6 +35,8 @@ class Outcome:
 
     results: tuple[Result, ...]
     interrupted: bool
+    # Of compressed results, by id: what they are compared with.
+    originals: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -98,7 +100,9 @@ def run(
         except StoreError as error:
             # The results are stored or spooled; losing the report for this mark would be the worse end.
             progress.say(f"warning: the run could not be marked as complete: {error}")
-    return Outcome(_warned([found[case.key] for case in request.cases if case.key in found]), interrupted)
+    pairs = [(case, other) for case in request.cases if (other := original(case, request.cases)) is not None]
+    originals = {found[a.key].id: found[b.key].id for a, b in pairs if a.key in found and b.key in found}
+    return Outcome(_warned([found[case.key] for case in request.cases if case.key in found]), interrupted, originals)
 
 
 def _guarded(lane: Lane, errors: list[BaseException]) -> None:

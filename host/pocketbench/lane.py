@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pocketbench import fidelity
 from pocketbench import plan as planning
 from pocketbench import workload as work
+from pocketbench.accuracy import Scored, accuracy, evaluate
 from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
@@ -28,7 +29,7 @@ from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
 from pocketbench.reference import ARCH, HostReference
-from pocketbench.results import Accuracy, Fidelity, Reason, Result
+from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session import JobFiles, NoSpaceOnDevice, Session
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Fence, Store
@@ -73,7 +74,7 @@ class Lane:
         self._transport: Transport | None = None
         self._gate: Gate | None = None
         self._info: Device | None = None
-        self._scores: dict[tuple[object, ...], Accuracy | Reason | Ended] = {}
+        self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = {}
         self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
         self._processes: dict[str, dict[int, Process]] = {
@@ -117,7 +118,7 @@ class Lane:
         self._scratch.cleanup()
 
     def _steps(self) -> int:
-        scores = len({_program(case) for case in self._open_cases}) if self.workload is not None else 0
+        scores = len({_program(case) for case in self._scored_cases()})
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
         return len(self._open_cases) * (self.request.plan.processes + 1) + scores - measured
 
@@ -279,9 +280,9 @@ class Lane:
 
     def _score_all(self) -> None:
         """Accuracy first: a workload that fails says so at once, and its first item feeds the timed runs."""
-        for case in self._open_cases:
+        for case in self._scored_cases():
             key = _program(case)
-            if self.workload is None or key in self._scores or self.stop.is_set():
+            if key in self._scores or self.stop.is_set():
                 continue
             self.progress.step(self.device, f"accuracy: {case.label}")
             scored = self._score(case)
@@ -294,6 +295,13 @@ class Lane:
                 self._failures[case.key].append(scored)
             elif isinstance(scored, Ended) and 0 not in self._processes[case.key]:
                 self._keep(case, Process(0, scored))
+
+    def _scored_cases(self) -> list[Case]:
+        """Those without a result, and what they are compared with, whose items the store does not have."""
+        if self.workload is None:
+            return []
+        originals = (planning.original(case, self.cases) for case in self._open_cases)
+        return [*self._open_cases, *(case for case in originals if case is not None)]
 
     def _finish(self) -> None:
         """Outputs against the reference for each case that ran, then its result."""
@@ -308,8 +316,7 @@ class Lane:
                 compared = self._fidelity(case, references)
             if self.stop.is_set():
                 return
-            scored = self._scores.get(_program(case))
-            self._end(case, compared, scored if isinstance(scored, Accuracy) else None)
+            self._end(case, compared)
 
     def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
         """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
@@ -342,8 +349,8 @@ class Lane:
             return None
         return outputs if ended.how == "ok" and outputs else None
 
-    def _score(self, case: Case) -> Accuracy | Reason | Ended | None:
-        """Accuracy computed through the agent, why there is none, how the worker ended, or None when stopped."""
+    def _score(self, case: Case) -> Scored | Reason | Ended | None:
+        """What came of it through the agent, why nothing did, how the worker ended, or None when stopped."""
         assert self.workload is not None
         lost = ""
         for _ in range(ATTEMPTS):
@@ -353,7 +360,7 @@ class Lane:
                     score = self.workload.score(predict)
                 if self.inputs is None and predict.first is not None:
                     self._real_inputs[_program(case)] = self._keep_inputs(predict.first)
-                return work.accuracy(score, SCORE_SEED)
+                return evaluate(score, SCORE_SEED)
             except work.WorkloadFailed as error:
                 return None if self.stop.is_set() else case_reason("workload_failed", str(error))
             except WorkerEnded as error:
@@ -380,15 +387,29 @@ class Lane:
         inputs = self.inputs or self._real_inputs.get(_program(case))
         return JobFiles(inputs, archive(case.runtime, self._live().info, self.progress.say))
 
-    def _end(self, case: Case, compared: Sequence[Fidelity] | None, accuracy: Accuracy | None) -> None:
-        processes = [self._processes[case.key][k] for k in sorted(self._processes[case.key])]
-        result = assemble(case, processes, self._context(), self._failures[case.key], compared, accuracy)
+    def _end(self, case: Case, compared: Sequence[Fidelity] | None) -> None:
+        original = planning.original(case, self.cases)
+        scored = self._scores.get(_program(case))
+        before = self._scores.get(_program(original)) if original is not None else None
+        found = accuracy(scored, before if isinstance(before, Scored) else None) if isinstance(scored, Scored) else None
+        result = assemble(
+            case,
+            self._rounds_of(case),
+            self._context(),
+            self._failures[case.key],
+            compared,
+            found,
+            self._rounds_of(original) if original is not None else (),
+        )
         self.store.save_result(self.run_id, case.key, result, self._fence)
         self.results[case.key] = result
         if result.status != "OK":
             stage = f" in stage {result.stage}" if result.stage else ""
             why = next((printable(r.message) for r in result.reasons if r.severity == "invalid"), "")
             self.progress.say(f"{self.device}: {case.label}: {result.status}{stage}: {why}")
+
+    def _rounds_of(self, case: Case) -> list[Process]:
+        return [self._processes[case.key][k] for k in sorted(self._processes[case.key])]
 
     def _end_all(self, reason: Reason) -> None:
         """The device is out of reach: every case without a result ends with that reason."""
@@ -400,7 +421,7 @@ class Lane:
             if case.key not in self.results:
                 self._failures[case.key].append(reason)
                 try:
-                    self._end(case, (), None)
+                    self._end(case, ())
                 except DeviceBusy as fenced:
                     self.progress.say(str(fenced))
                     return

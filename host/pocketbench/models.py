@@ -29,6 +29,8 @@ class ModelFile:
 
     path: Path
     files: tuple[PlacedFile, ...]
+    # How it was made, where this product made it; fp32 is the original of the others.
+    recipe: str | None = None
 
     @property
     def name(self) -> str:

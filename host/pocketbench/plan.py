@@ -22,6 +22,8 @@ READERS: Mapping[str, tuple[str, ...]] = {
 RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "null")
 DELEGATES = ("cpu", "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "coreml", "acl", "openvino", "azure")
 SCENARIO = "single_stream"
+# The recipe that changes nothing.
+ORIGINAL = "fp32"
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,21 @@ def matrix(
         for device, (model, runtime), delegate, count in product(devices, pairs, delegates, threads)
     )
     return tuple({cell.key: cell for cell in cells}.values())
+
+
+def original(case: Case, cases: Sequence[Case]) -> Case | None:
+    """What a compressed case is compared with: the uncompressed network in the same format, on the same device, asked
+    the same way (on the CPU, where it is measured there too). None where there is none, or the case is it.
+    """
+    if case.model.recipe in (None, ORIGINAL):
+        return None
+    rank = [
+        (other.delegate != "cpu", other.threads != case.threads, position)
+        for position, other in enumerate(cases)
+        if (other.model.recipe, other.device, other.model.format) == (ORIGINAL, case.device, case.model.format)
+        and (other.runtime, other.shapes, other.signature) == (case.runtime, case.shapes, case.signature)
+    ]
+    return cases[min(rank)[2]] if rank else None
 
 
 def readers(model: ModelFile, runtimes: Sequence[RuntimeChoice]) -> list[RuntimeChoice]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pocketbench import stats
 from pocketbench.measurement import Process, Reading
-from pocketbench.results import Fidelity, Latency, Reason
+from pocketbench.results import Accuracy, Fidelity, Latency, Reason
 
 THRESHOLDS: Mapping[str, float] = {
     # A first read that waits longer than this share of a run, and longer than the floor, waited for the run.
@@ -31,6 +31,7 @@ THRESHOLDS: Mapping[str, float] = {
     "run_delay_share": 0.02,
     "stolen_share": 0.02,
     "percentile_bound": 1.25,
+    "slower": 0.03,
 }
 
 
@@ -41,6 +42,8 @@ class Evidence:
     processes: Sequence[Process]
     latency: Latency | None
     fidelity: Sequence[Fidelity] | None
+    accuracy: Accuracy | None
+    original: Sequence[Process]
     delegate: str
     null_runtime: bool
     has_thermal_sensor: bool
@@ -210,6 +213,30 @@ def output_constant(e: Evidence) -> Reason | None:
     return _warn("output_constant", "two different inputs gave the very same outputs")
 
 
+def slower_than_original(e: Evidence) -> Reason | None:
+    """Compression that costs time: a smaller file says nothing of its speed."""
+    before, after = [p.p50_ns for p in e.original], [p.p50_ns for p in e.processes]
+    if len(before) != len(after) or len(before) < 2 or not all(before) or not all(after):
+        return None
+    ratio = stats.ratio_paired([ns for ns in before if ns], [ns for ns in after if ns])
+    if ratio.lo is None or ratio.lo <= 1 or ratio.value <= 1 + THRESHOLDS["slower"]:
+        return None
+    return _warn("slower_than_original", f"takes {ratio.value:.2f} times as long as the original")
+
+
+def accuracy_dropped(e: Evidence) -> Reason | None:
+    """Compression that costs accuracy, and more than chance could."""
+    found = e.accuracy
+    if found is None or found.difference is None or found.difference_ci95 is None:
+        return None
+    sign = 1 if found.higher_is_better else -1
+    if max(sign * end for end in found.difference_ci95) >= 0:
+        return None
+    points = f"{100 * found.difference:+.2f} points"
+    lo, hi = (f"{100 * end:+.2f}" for end in found.difference_ci95)
+    return Reason("accuracy_dropped", "warn", "accuracy", f"{found.metric}: {points} [{lo}, {hi}] from the original's")
+
+
 def inputs_random(e: Evidence) -> Reason | None:
     """The timed runs used seeded inputs, not real ones."""
     if not any(p.facts and p.facts.inputs and p.facts.inputs_from == "seed" for p in e.processes):
@@ -275,6 +302,8 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     hot_start,
     swapped,
     output_constant,
+    slower_than_original,
+    accuracy_dropped,
     inputs_random,
     frequency_unpinned,
     percentile_withheld,

@@ -20,12 +20,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketbench import stats
 from pocketbench.errors import DeviceError, UsageError
 from pocketbench.measurement import Facts, Tensor, WorkerEnded
-from pocketbench.results import Accuracy
 
-__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "accuracy", "load"]
+__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "load"]
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -188,49 +186,6 @@ def load(path: Path) -> Workload:
     if not callable(getattr(module, "score", None)):
         raise UsageError(f"--workload {path}: has no function score(predict)")
     return Workload(path, sha256, module)
-
-
-def accuracy(score: Score, seed: int) -> Accuracy:
-    """The metric with its 95 % interval: Wilson for right-or-wrong items, else a bootstrap over items.
-
-    WorkloadFailed where the user's resample() raises, or gives nothing finite.
-    """
-    items = np.asarray(score.per_item, np.float64)
-    n = len(items)
-    if score.resample is not None:
-        resample = _guarded(score.resample)
-        value = resample(range(n))
-        lo, hi = stats.bootstrap(n, resample, score.resamples, seed)
-    else:
-        value = float(items.mean())
-        if np.isin(items, (0.0, 1.0)).all():
-            lo, hi = stats.wilson(round(float(items.sum())), n)
-        else:
-            lo, hi = stats.bootstrap(n, lambda chosen: float(items[chosen].mean()), score.resamples, seed)
-    return Accuracy(
-        metric=score.metric,
-        value=value,
-        ci95=(lo, hi),
-        n=n,
-        reference=None,
-        difference=None,
-        difference_ci95=None,
-        higher_is_better=score.higher_is_better,
-        others={name: float(value) for name, value in score.others.items()},
-    )
-
-
-def _guarded(resample: Callable[[Sequence[int]], float]) -> Callable[[Sequence[int]], float]:
-    def call(chosen: Sequence[int]) -> float:
-        try:
-            value = float(resample(chosen))
-        except Exception as error:
-            raise WorkloadFailed(f"the score's resample() raised {type(error).__name__}: {error}") from error
-        if not 0 <= value <= 1:
-            raise WorkloadFailed(f"the score's resample() returned {value}, which is no fraction from 0 to 1")
-        return value
-
-    return call
 
 
 def _checked(score: Any, name: str) -> Score:

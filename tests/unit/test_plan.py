@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from pocketbench import plan
 from pocketbench.errors import UsageError
-from pocketbench.plan import Plan, Request, RuntimeChoice, matrix, parse_runtime
+from pocketbench.plan import Case, Plan, Request, RuntimeChoice, matrix, original, parse_runtime
 from tests.unit import facts
 
 TFLITE = facts.model_file("a.tflite", sha256="01" * 32)
@@ -164,3 +165,19 @@ def test_the_deadline_leaves_room_for_the_longest_phases() -> None:
 def test_the_label_is_for_people() -> None:
     assert facts.case(threads=4, delegate="gpu").label == "net.onnx onnxruntime gpu x4"
     assert facts.case().label == "net.onnx onnxruntime x1"
+
+
+def test_what_a_compressed_case_is_compared_with() -> None:
+    def case(recipe: str | None, name: str = "n.onnx", **changes: Any) -> Case:
+        return facts.case(model=replace(facts.model_file(name), recipe=recipe), **changes)
+
+    plain, fp32, int8 = case(None), case("fp32"), case("int8-static")
+    other_format, other_device = case("fp32", "n.tflite"), case("fp32", device="phone")
+    two, on_gpu = case("fp32", threads=2), case("fp32", delegate="gpu")
+    assert original(int8, [plain, other_format, other_device, two, on_gpu, fp32, int8]) == fp32
+    assert original(case("int8-static", threads=2), [fp32, two]) == two
+    # An accelerator's own rounding is part of what is lost there.
+    assert original(case("int8-static", delegate="gpu"), [on_gpu, fp32]) == fp32
+    assert original(case("int8-static", delegate="gpu"), [on_gpu]) == on_gpu
+    assert original(int8, [plain, other_format, other_device]) is None
+    assert original(fp32, [fp32]) is None and original(plain, [fp32]) is None

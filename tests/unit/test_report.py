@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from pocketbench import __version__, report
-from pocketbench.report import Report, columns
+from pocketbench.report import Report, columns, numbers
 from pocketbench.results import Accuracy, Delegate, DeviceFacts, Io, Memory, Model, Result, Runtime, from_doc
 from tests.unit import facts
 from tests.unit.facts import MS
@@ -237,7 +237,7 @@ def test_reasons_are_numbered_and_notes_are_folded() -> None:
     ],
 )
 def test_three_significant_digits(value: float, text: str) -> None:
-    assert columns.significant(value) == text
+    assert numbers.significant(value) == text
 
 
 def heading(chosen: Sequence[Result]) -> set[str]:

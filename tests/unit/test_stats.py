@@ -267,9 +267,38 @@ def test_bootstrap_is_near_the_t_interval_and_repeatable() -> None:
     def mean(chosen: object) -> float:
         return float(items[np.asarray(chosen)].mean())
 
-    found = stats.bootstrap(400, mean, 400, seed=1)
-    assert found == stats.bootstrap(400, mean, 400, seed=1)
-    assert found != stats.bootstrap(400, mean, 400, seed=2)
+    def interval(seed: int) -> tuple[float, float]:
+        return stats.percentile_interval(stats.bootstrap(400, mean, 400, seed))
+
+    found = interval(1)
+    assert found == interval(1)
+    assert found != interval(2)
     half = 1.96 * items.std() / math.sqrt(400)
     assert found[0] == pytest.approx(items.mean() - half, abs=0.03)
     assert found[1] == pytest.approx(items.mean() + half, abs=0.03)
+
+
+@given(st.integers(1, 300), st.data())
+def test_a_paired_interval_holds_its_difference_and_mirrors(n: int, data: st.DataObject) -> None:
+    won = data.draw(st.integers(0, n))
+    lost = data.draw(st.integers(0, n - won))
+    lo, hi = stats.paired_proportions(won, lost, n)
+    assert -1 <= lo <= (won - lost) / n <= hi <= 1
+    assert lo < hi
+    assert stats.paired_proportions(lost, won, n) == pytest.approx((-hi, -lo), abs=1e-9)
+
+
+def test_a_paired_interval_of_no_discordant_items_is_that_of_the_score_test() -> None:
+    # With none won and none lost z = sqrt(n d / (1 - d)), so that d = z² / (n + z²).
+    z2 = 1.959964**2
+    assert stats.paired_proportions(0, 0, 800) == pytest.approx((-z2 / (800 + z2), z2 / (800 + z2)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "won", "lost"), [(100, 0.02, 0.03), (800, 0.01, 0.02), (50, 0.1, 0.3), (128, 0.0, 0.05)])
+def test_a_paired_interval_covers_as_often_as_it_says(n: int, won: float, lost: float) -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for more, fewer, _ in rng.multinomial(n, [won, lost, 1 - won - lost], size=800):
+        lo, hi = stats.paired_proportions(int(more), int(fewer), n)
+        covered += lo <= won - lost <= hi
+    assert 0.93 <= covered / 800 <= 0.985

@@ -11,7 +11,7 @@ import pytest
 
 from pocketbench import verdict
 from pocketbench.measurement import OutputFact, Process, Reading
-from pocketbench.results import Fidelity
+from pocketbench.results import Accuracy, Fidelity
 from pocketbench.verdict import Evidence
 from tests.unit import facts
 from tests.unit.facts import BEGIN_NS, LEVELS_MS, MS, SPAN_NS
@@ -323,3 +323,31 @@ def test_every_code_of_the_table_is_planted_here() -> None:
 
 def test_codes_are_named_once() -> None:
     assert len(set(verdict.CODES)) == len(verdict.CODES)
+
+
+def test_slower_than_original() -> None:
+    before = facts.processes()
+    slower = [facts.process(index, 1.2 * level) for index, level in enumerate(LEVELS_MS)]
+    message = only(facts.evidence(slower, original=before), "slower_than_original", "warn")
+    assert message == "takes 1.20 times as long as the original"
+    assert loud(facts.evidence(before, original=slower)) == {}
+    assert loud(facts.evidence(before, original=before)) == {}
+    # Two per cent are no reason to warn, and an original that did not run is none either.
+    little = [facts.process(index, 1.02 * level) for index, level in enumerate(LEVELS_MS)]
+    assert loud(facts.evidence(little, original=before)) == {}
+    assert loud(facts.evidence(slower, original=before[:3])) == {}
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "higher", "found"),
+    [
+        (-0.02, (-0.03, -0.01), True, {"accuracy_dropped": "warn"}),
+        (-0.02, (-0.05, 0.01), True, {}),
+        (0.02, (0.01, 0.03), True, {}),
+        (0.02, (0.01, 0.03), False, {"accuracy_dropped": "warn"}),
+        (None, None, True, {}),
+    ],
+)
+def test_accuracy_dropped(difference: Any, interval: Any, higher: bool, found: dict[str, str]) -> None:
+    accuracy = Accuracy("top-1", 0.8, (0.7, 0.9), 100, 0.82, difference, interval, higher, {})
+    assert loud(facts.evidence(accuracy=accuracy)) == found

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pocketbench import stats, workload
+from pocketbench import workload
 from pocketbench.errors import UsageError
 from pocketbench.measurement import Tensor
-from pocketbench.workload import DevicePredict, Score, WorkloadFailed, real_values, stored_values
+from pocketbench.workload import DevicePredict, WorkloadFailed, real_values, stored_values
 from tests.unit import facts
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
@@ -237,44 +237,3 @@ def test_a_score_that_gives_a_wrong_shape_is_told_which(tmp_path: Path) -> None:
     body = "def score(predict):\n    predict(np.ones(5))\n"
     with pytest.raises(WorkloadFailed, match=r"shape \[5\] for input 'a'"):
         workload.load(write(tmp_path, body)).score(predict(A)[0])
-
-
-def test_accuracy_of_right_and_wrong_is_wilson() -> None:
-    found = workload.accuracy(Score("top-1", [1.0] * 90 + [0.0] * 10, others={"top-5": 0.99}), seed=1)
-    assert (found.metric, found.value, found.n, found.others) == ("top-1", 0.9, 100, {"top-5": 0.99})
-    assert found.ci95 == stats.wilson(90, 100)
-    perfect = workload.accuracy(Score("top-1", np.ones(20)), seed=1)
-    assert perfect.ci95 is not None and perfect.ci95[0] < 1.0
-
-
-def test_accuracy_of_other_items_is_a_seeded_bootstrap() -> None:
-    items = np.random.default_rng(2).uniform(0.3, 0.7, 200)
-    score = Score("iou", items, higher_is_better=False, resamples=200)
-    found = workload.accuracy(score, seed=5)
-    assert found == workload.accuracy(score, seed=5)
-    assert found.ci95 is not None and found.ci95[0] < found.value < found.ci95[1]
-    assert found.value == pytest.approx(items.mean())
-    assert found.ci95[1] - found.ci95[0] == pytest.approx(2 * 1.96 * items.std() / np.sqrt(200), rel=0.25)
-    assert not found.higher_is_better
-
-
-def test_accuracy_of_a_metric_over_all_items_uses_resample() -> None:
-    items = np.arange(1.0, 51.0)
-
-    def largest(chosen: Sequence[int]) -> float:
-        return float(items[list(chosen)].max()) / 100
-
-    found = workload.accuracy(Score("max", np.zeros(50), resample=largest, resamples=100), seed=1)
-    assert found.value == 0.5
-    assert found.ci95 is not None and 0.4 < found.ci95[0] <= found.ci95[1] == 0.5
-
-
-@pytest.mark.parametrize("value", [float("nan"), "raise"])
-def test_a_resample_that_misbehaves_fails_the_workload(value: Any) -> None:
-    def resample(chosen: Sequence[int]) -> float:
-        if value == "raise":
-            raise IndexError("out of range")
-        return float(value)
-
-    with pytest.raises(WorkloadFailed, match=r"resample\(\)"):
-        workload.accuracy(Score("m", np.zeros(5), resample=resample, resamples=10), seed=1)

@@ -11,7 +11,7 @@ from pocketbench import compare as comparing
 from pocketbench.cli.options import report_options, run_options, store_option
 from pocketbench.errors import UsageError
 from pocketbench.models import printable
-from pocketbench.report.columns import significant
+from pocketbench.report.numbers import significant
 from pocketbench.results import Result
 from pocketbench.store.store import Store
 

@@ -8,7 +8,8 @@ import click
 
 from pocketbench.cli.options import store_option
 from pocketbench.models import printable
-from pocketbench.report.columns import MISSING, significant
+from pocketbench.report.columns import MISSING
+from pocketbench.report.numbers import significant
 from pocketbench.results import Result, to_doc
 from pocketbench.store.store import Store
 

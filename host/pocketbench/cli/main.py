@@ -80,6 +80,21 @@ class Root(click.Group):
     help="litert, tflite-runtime, onnxruntime, null; default by suffix. Repeatable.",
 )
 @click.option("--workload", type=click.Path(path_type=Path), help="Python file with score(predict): adds accuracy.")
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="RECIPE",
+    help="Compress the workload's network so, and measure that and the original. Repeatable.",
+)
+@click.option(
+    "--to",
+    "formats",
+    multiple=True,
+    type=click.Choice(["onnx", "tflite"]),
+    help="Formats of the recipes; default: all that are read. Repeatable.",
+)
+@click.option("--goal", metavar="BOUNDS", help="accuracy>=-1pt,p50<=16ms: name the variant that wins; exit 1 if none.")
 @click.option("--inputs", type=click.Path(path_type=Path), help=".npz by input name or position; default: seeded.")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Static shape of an input. Repeatable."

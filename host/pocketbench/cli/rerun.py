@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -90,7 +91,7 @@ def _cases(store: Store, id_: str) -> tuple[Mapping[str, Any], list[Case]]:
 
 def _case(doc: Mapping[str, Any]) -> Case:
     path = Path(doc["model"]["path"])
-    model = open_model(path)
+    model = replace(open_model(path), recipe=doc["model"].get("recipe"))
     if model.sha256 != doc["model"]["sha256"]:
         raise UsageError(f"{path}: is not the file that was measured then (its sha256 differs)")
     return Case(

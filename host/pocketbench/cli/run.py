@@ -10,23 +10,28 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pocketbench import fleet, progress, report
+from pocketbench import goal as goals
+from pocketbench.cli import variants
+from pocketbench.cli.variants import Variants
 from pocketbench.config import devices as config
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError, nearest
 from pocketbench.models import open_model, place, printable
 from pocketbench.plan import Plan, Request, check_delegate, matrix, parse_runtime
+from pocketbench.report.findings import goal_lines
 from pocketbench.results import Result
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
 from pocketbench.workload import load as load_workload
 
-NOT_OK = 3
+STRICT, NOT_OK = 1, 3
 
 
 def run(options: Mapping[str, Any]) -> int:
@@ -34,8 +39,13 @@ def run(options: Mapping[str, Any]) -> int:
     check_output(options["output"], [*options["models"], options["inputs"], options["workload"]])
     codes = [_reason_code(code) for code in options["fail_on"]]
     entries = config.load(config.find(options["devices_file"]))
-    request = make_request(options, entries)
-    code, _ = execute(request, entries, options, codes)
+    terms = goals.parse(options["goal"]) if options["goal"] else ()
+    if options["recipes"] and options["workload"] is None:
+        raise UsageError("--recipe needs --workload FILE: a Python file with model() and score()")
+    if options["formats"] and not options["recipes"]:
+        raise UsageError("--to says in which formats recipes are made: give --recipe, or leave it out")
+    request, made = make_request(options, entries)
+    code, _ = execute(request, entries, options, codes, made, terms)
     return code
 
 
@@ -44,6 +54,8 @@ def execute(
     entries: Mapping[str, config.DeviceEntry],
     options: Mapping[str, Any],
     fail_on: Sequence[str] = (),
+    made: Variants | None = None,
+    terms: Sequence[goals.Term] = (),
 ) -> tuple[int, fleet.Outcome]:
     """Run a request and report it: the exit code, and what came of it."""
     inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
@@ -67,8 +79,14 @@ def execute(
             )
     finally:
         store.close()
-    made = report.FORMATS[options["form"]](report.Report(run_id, outcome.results))
-    _write(made, options["output"])
+    judged = goals.judge(terms, outcome.results) if terms else []
+    paths = {case.model.sha256: str(case.model.path) for case in request.cases}
+    said = [*(made.remarks if made else ()), *goal_lines(judged, options.get("goal") or "", paths)]
+    shown_as = report.FORMATS[options["form"]]
+    _write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
+    if options["form"] in ("csv", "json") or options["output"]:
+        for line in said:
+            click.echo(line, err=True)
     if outcome.interrupted:
         click.echo(
             f"interrupted: {len(outcome.results)} of {len(request.cases)} cases are complete; "
@@ -85,6 +103,10 @@ def execute(
             err=True,
         )
         code = code or NOT_OK
+    if any(one.winner is None for one in judged):
+        code = STRICT
+    elif made is not None and made.failed:
+        code = code or NOT_OK
     return code, outcome
 
 
@@ -95,19 +117,21 @@ def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequenc
             if result.delegate.requested != "cpu" and result.delegate.coverage != "full":
                 told = f"{printable(result.title)}: coverage {result.delegate.coverage}"
                 click.echo(f"--require-full-delegation: {told}", err=True)
-                return 1
+                return STRICT
     for result in results:
         for reason in result.reasons:
             if reason.code in fail_on:
                 told = f"{printable(result.title)}: {printable(reason.message)}"
                 click.echo(f"--fail-on {reason.code}: {told}", err=True)
-                return 1
+                return STRICT
     return 0 if all(result.status == "OK" for result in results) else NOT_OK
 
 
-def make_request(options: Mapping[str, Any], entries: Mapping[str, config.DeviceEntry]) -> Request:
-    """The request that the options describe; UsageError for what cannot be."""
-    if not options["models"]:
+def make_request(
+    options: Mapping[str, Any], entries: Mapping[str, config.DeviceEntry]
+) -> tuple[Request, Variants | None]:
+    """The request that the options describe, with what was made for it; UsageError for what cannot be."""
+    if not options["models"] and not options["recipes"]:
         raise UsageError("nothing to measure: give --model FILE (bench --help shows more)")
     if not options["devices"]:
         raise UsageError("where to measure? give --device NAME; --device local is this machine")
@@ -125,14 +149,32 @@ def make_request(options: Mapping[str, Any], entries: Mapping[str, config.Device
         if path is not None and not path.is_file():
             raise UsageError(f"--{option} {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     models = [open_model(path) for path in dict.fromkeys(options["models"])]
-    return Request(
-        cases=matrix(names, models, chosen, delegates, options["threads"] or (1,), cpus, shapes, options["signature"]),
+    made = None
+    if options["recipes"]:
+        say = partial(click.echo, err=True)
+        made = variants.make(load_workload(options["workload"]), options, chosen, names, entries, say)
+    cases = [
+        matrix(
+            [name],
+            [*(made.of(name) if made else ()), *models],
+            chosen,
+            delegates,
+            options["threads"] or (1,),
+            cpus,
+            shapes,
+            options["signature"],
+        )
+        for name in names
+    ]
+    request = Request(
+        cases=tuple(case for of_device in cases for case in of_device),
         plan=plan,
         inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
         workload=str(options["workload"].absolute()) if options["workload"] else None,
         content=content_of([options["inputs"], options["workload"]]),
         labels=labels,
     )
+    return request, made
 
 
 def content_of(paths: Sequence[Path | None]) -> str:

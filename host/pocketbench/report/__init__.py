@@ -6,11 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pocketbench import __version__
 from pocketbench.models import printable
 from pocketbench.report.columns import table
+from pocketbench.report.findings import findings
 from pocketbench.results import Result, to_doc
 from pocketbench.store.store import now
 
@@ -20,6 +21,7 @@ CSV_COLUMNS = (
     *("threads", "status", "reasons", "load_ms", "first_inference_ms", "p50_ms", "p50_lo_ms", "p50_hi_ms"),
     *("p90_ms", "p95_ms", "p99_ms", "io_ms", "memory_peak_mb"),
     *("accuracy_metric", "accuracy", "accuracy_lo", "accuracy_hi"),
+    *("accuracy_change", "accuracy_change_lo", "accuracy_change_hi", "recipe"),
 )
 
 
@@ -29,6 +31,9 @@ class Report:
 
     run_id: str
     results: Sequence[Result]
+    # Of compressed results, by id: what they are compared with. And what else there is to say, in sentences.
+    originals: Mapping[str, str] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
 
 def as_table(report: Report) -> str:
@@ -56,6 +61,7 @@ def _csv_cells(r: Result) -> dict[str, object]:
     latency, accuracy = r.latency_ms, r.accuracy
     p50_lo, p50_hi = latency.ci95 if latency and latency.ci95 else (None, None)
     accuracy_lo, accuracy_hi = accuracy.ci95 if accuracy and accuracy.ci95 else (None, None)
+    change_lo, change_hi = accuracy.difference_ci95 if accuracy and accuracy.difference_ci95 else (None, None)
     return {
         "id": r.id,
         "device": r.device,
@@ -83,6 +89,10 @@ def _csv_cells(r: Result) -> dict[str, object]:
         "accuracy": accuracy and accuracy.value,
         "accuracy_lo": accuracy_lo,
         "accuracy_hi": accuracy_hi,
+        "accuracy_change": accuracy and accuracy.difference,
+        "accuracy_change_lo": change_lo,
+        "accuracy_change_hi": change_hi,
+        "recipe": r.model.recipe,
     }
 
 
@@ -114,7 +124,7 @@ def _escaped(cell: str) -> str:
 def _lines(report: Report, style: str, gap: str, escape: Callable[[str], str] = str) -> str:
     from tabulate import tabulate
 
-    shown = table(report.results)
+    shown = table(report.results, report.originals)
     align = ["right" if right else "left" for right in shown.right]
     body = (
         tabulate(
@@ -127,7 +137,8 @@ def _lines(report: Report, style: str, gap: str, escape: Callable[[str], str] = 
         if shown.rows
         else ""
     )
-    parts = [gap.join(_conditions(report.results)), body, gap.join(shown.below)]
+    said = [*findings(report.results, report.originals), *report.remarks]
+    parts = [gap.join(_conditions(report.results)), body, gap.join(said), gap.join(shown.below)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

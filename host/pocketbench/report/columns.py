@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pocketbench import stats
 from pocketbench.models import printable
+from pocketbench.report.findings import pareto
+from pocketbench.report.numbers import percent_points, significant
 from pocketbench.results import Result
 
 MISSING = "-"
@@ -31,8 +34,11 @@ class Table:
     below: Sequence[str]
 
 
-def table(results: Sequence[Result]) -> Table:
-    """Everything that tells these results apart and what they were worth; columns that say nothing are left out."""
+def table(results: Sequence[Result], originals: Mapping[str, str] = MappingProxyType({})) -> Table:
+    """Everything that tells these results apart and what they were worth; columns that say nothing are left out.
+
+    `originals` names for a compressed result, by id, the one that it is compared with; the others, with the first.
+    """
     columns = _columns(results)
     rows = [[column.text(result) for column in columns] for result in results]
     headings = [column.heading for column in columns]
@@ -40,10 +46,12 @@ def table(results: Sequence[Result]) -> Table:
     base = next((position for position, result in enumerate(results) if result.status == "OK"), None)
     if len(results) > 1 and base is not None:
         place = headings.index("p90 ms")
-        headings.insert(place, f"time vs #{base + 1}")
+        headings.insert(place, "time vs fp32" if originals else f"time vs #{base + 1}")
         right.insert(place, True)
+        by_id = {result.id: result for result in results}
         for row, result in zip(rows, results, strict=True):
-            row.insert(place, _against(results[base], result))
+            other = by_id.get(originals.get(result.id, result.id), result) if originals else results[base]
+            row.insert(place, _against(other, result))
     return Table(headings, rows, right, below(results))
 
 
@@ -75,6 +83,8 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     for r in results:
         named.setdefault((r.model.name, r.model.format), set()).add(r.model.sha256)
     clashes = {id(r): f"@{r.model.sha256[:6]}" for r in results if len(named[r.model.name, r.model.format]) > 1}
+    compressed = any(r.model.recipe is not None for r in results)
+    best = pareto(results) if compressed else frozenset()
     numbers = {id(result): str(number) for number, result in enumerate(results, 1)}
     made = [
         Column("#", lambda r: numbers[id(r)]) if several["number"] else None,
@@ -91,22 +101,12 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("p90 ms", lambda r: _number(r.latency_ms.p90 if r.latency_ms else None)),
         Column("memory MB", lambda r: _number(r.memory_mb.peak if r.memory_mb else None)),
         Column(f"{accuracy} [95 %]", lambda r: _accuracy(r, named=accuracy == "accuracy")) if accuracy else None,
+        Column("change, points [95 %]", _change) if any(map(_changed, results)) else None,
+        Column("Pareto", lambda r: "*" if r.id in best else "", right=False) if compressed else None,
         Column("status", lambda r: r.status, right=False),
         Column("reasons", _reasons, right=False),
     ]
     return [column for column in made if column is not None]
-
-
-def significant(value: float) -> str:
-    """Three significant digits, without an exponent for what people measure."""
-    if value == 0:
-        return "0"
-    size = abs(float(f"{value:.2e}"))
-    if size >= 100:
-        return f"{value:.0f}"
-    if size >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 1 else f"{value:.3g}"
 
 
 def _number(value: float | None) -> str:
@@ -129,6 +129,17 @@ def _accuracy(result: Result, named: bool) -> str:
     return (f"{printable(found.metric)} " if named else "") + f"{found.value:.3f}{interval}"
 
 
+def _changed(result: Result) -> bool:
+    return result.accuracy is not None and result.accuracy.difference is not None
+
+
+def _change(result: Result) -> str:
+    found = result.accuracy
+    if found is None or found.difference is None:
+        return MISSING
+    return percent_points(found.difference, found.difference_ci95)
+
+
 def _delegate(result: Result) -> str:
     delegate = result.delegate
     if delegate.nodes is None or delegate.coverage == "n/a":
@@ -142,7 +153,7 @@ def _reasons(result: Result) -> str:
 
 
 def _against(first: Result, result: Result) -> str:
-    """How many times the first row's latency, paired by rounds where both ran in the same ones."""
+    """How many times the latency of another row, paired by rounds where both ran in the same ones."""
     if result is first:
         return "1"
     before, after = first.process_medians_ns(), result.process_medians_ns()

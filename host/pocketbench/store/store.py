@@ -345,7 +345,11 @@ def request_doc(request: Request) -> dict[str, Any]:
             {
                 "key": case.key,
                 "device": case.device,
-                "model": {"path": str(case.model.path.absolute()), "sha256": case.model.sha256},
+                "model": {
+                    "path": str(case.model.path.absolute()),
+                    "sha256": case.model.sha256,
+                    "recipe": case.model.recipe,
+                },
                 "runtime": str(case.runtime),
                 "delegate": case.delegate,
                 "threads": case.threads,

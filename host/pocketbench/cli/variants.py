@@ -1,0 +1,97 @@
+"""`bench --workload W --recipe A …`: make the variants that are then measured like any model."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.errors import DeviceError, UsageError
+from pocketbench.models import ModelFile, open_model
+from pocketbench.plan import ORIGINAL, RuntimeChoice, readers
+from pocketbench.workload import Workload
+
+Say = Callable[[str], None]
+ARM64 = "aarch64"
+
+
+@dataclass
+class Variants:
+    """Models by the processor that they are for, what there is to say, and recipes that came to nothing."""
+
+    target_of: Mapping[str, str]
+    models: dict[str, list[ModelFile]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def of(self, device: str) -> list[ModelFile]:
+        """The models for a device."""
+        return self.models[self.target_of[device]]
+
+
+def make(
+    workload: Workload,
+    options: Mapping[str, Any],
+    runtimes: Sequence[RuntimeChoice],
+    names: Sequence[str],
+    entries: Mapping[str, DeviceEntry],
+    say: Say,
+) -> Variants:
+    """Every recipe in every format that is asked for, the original first. UsageError as `bench compress` has them."""
+    from pocketbench.compress import pipeline
+    from pocketbench.compress.artifact import Artifact
+    from pocketbench.compress.recipe import FORMATS, parse
+
+    recipes = [parse(text) for text in dict.fromkeys([ORIGINAL, *options["recipes"]])]
+    formats = options["formats"] or [one for one in FORMATS if _read(one, runtimes)]
+    if not formats:
+        raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
+    made = Variants({name: _processor(name, entries[name], say) for name in names})
+    for target in dict.fromkeys(made.target_of.values()):
+        folder = Path(platformdirs.user_cache_dir("pocketbench")) / "variants" / f"{workload.sha256[:12]}-{target}"
+        folder.mkdir(parents=True, exist_ok=True)
+        made.models[target] = []
+        came = set()
+        why: dict[str, str] = {}
+        for one in pipeline.make(workload, recipes, formats, folder, say, target):
+            if isinstance(one, Artifact):
+                made.models[target].append(replace(open_model(one.path), recipe=one.recipe))
+                made.remarks += [f"{one.recipe} for {one.format}: {finding}" for finding in one.findings]
+                came.add(one.recipe)
+            else:
+                made.remarks.append(f"{one.recipe} for {one.format}: not made: {one.why}")
+                why[one.recipe] = one.why
+        made.failed += [recipe for recipe in why if recipe not in came]
+    made.remarks = list(dict.fromkeys(made.remarks))
+    return made
+
+
+def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:
+    try:
+        readers(ModelFile(Path(f"model.{form}"), ()), runtimes)
+    except UsageError:
+        return False
+    return True
+
+
+def _processor(name: str, entry: DeviceEntry, say: Say) -> str:
+    """What files for this device are to suit; 64-bit ARM where it cannot be asked now."""
+    if entry.transport == "local":
+        return platform.machine()
+    from pocketbench.deploy.probe import probe
+    from pocketbench.transports import create
+
+    transport = create(name, entry)
+    try:
+        transport.open()
+        return probe(name, transport, entry).arch
+    except DeviceError as error:
+        say(f"{error}: the variants for it are made for {ARM64}")
+        return ARM64
+    finally:
+        transport.close()

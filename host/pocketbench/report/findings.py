@@ -1,0 +1,105 @@
+"""What a comparison says in words: which rows nothing beats, what each compressed variant gained and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pocketbench import goal as goals
+from pocketbench import stats
+from pocketbench.models import printable
+from pocketbench.report.numbers import percent_points, significant
+from pocketbench.results import Result
+
+
+def pareto(results: Sequence[Result]) -> frozenset[str]:
+    """Ids of the results that no other on their device beats: none is as fast, as small and as accurate, and better in
+    one of them. Accuracy counts where all have it.
+    """
+    able = [r for r in results if r.status == "OK" and r.latency_ms is not None]
+    judged = all(r.accuracy is not None for r in able)
+
+    def costs(result: Result) -> tuple[float, ...]:
+        assert result.latency_ms is not None
+        found = [result.latency_ms.p50, float(result.model.bytes)]
+        if judged and result.accuracy is not None:
+            found.append(-result.accuracy.value if result.accuracy.higher_is_better else result.accuracy.value)
+        return tuple(found)
+
+    def beaten(result: Result) -> bool:
+        mine = costs(result)
+        return any(
+            other.device == result.device
+            and costs(other) != mine
+            and all(theirs <= own for theirs, own in zip(costs(other), mine, strict=True))
+            for other in able
+        )
+
+    return frozenset(r.id for r in able if not beaten(r))
+
+
+def findings(results: Sequence[Result], originals: Mapping[str, str]) -> list[str]:
+    """One sentence for each compressed variant that ran: size, time and accuracy beside its original."""
+    by_id = {result.id: result for result in results}
+    lines = []
+    for result in results:
+        original = by_id.get(originals.get(result.id, ""))
+        if original is not None and result.status == "OK":
+            parts = [_size(original, result), _time(original, result), _change(result)]
+            where = f" on {printable(result.device)}" if len({r.device for r in results}) > 1 else ""
+            lines.append(f"{_variant(result)}{where}: {', '.join(part for part in parts if part)}")
+    return lines
+
+
+def goal_lines(judged: Sequence[goals.Judgement], text: str, paths: Mapping[str, str]) -> list[str]:
+    """Who wins on each device, and where the file is; `paths` by the sha256 of the model."""
+    lines = []
+    for one in judged:
+        head = f"goal {text} on {printable(one.device)}"
+        if one.winner is not None:
+            path = paths.get(one.winner.model.sha256)
+            lines.append(f"{head}: {_variant(one.winner)} wins{f': {printable(path)}' if path else ''}")
+        elif one.nearest is None:
+            lines.append(f"{head}: nothing that could be judged")
+        else:
+            missed = ", ".join(f"{term.text} ({_value(term, one.nearest)})" for term in one.missed)
+            lines.append(f"{head}: none meets it; {_variant(one.nearest)} comes nearest and misses {missed}")
+    return lines
+
+
+def _variant(result: Result) -> str:
+    delegate = "" if result.delegate.requested == "cpu" else f" {result.delegate.requested}"
+    threads = "" if result.threads == 1 else f" x{result.threads}"
+    return printable(f"{result.model.name} ({result.runtime.name}{delegate}{threads})")
+
+
+def _size(original: Result, result: Result) -> str:
+    share = original.model.bytes / result.model.bytes
+    return f"{share:.1f}x smaller" if share >= 1.05 else "no smaller"
+
+
+def _time(original: Result, result: Result) -> str:
+    before, after = original.process_medians_ns(), result.process_medians_ns()
+    if original.status != "OK" or len(before) != len(after) or not before:
+        return ""
+    ratio = stats.ratio_paired(before, after)
+    if ratio.lo is None or ratio.hi is None or ratio.lo <= 1 <= ratio.hi:
+        return "as fast as far as can be told"
+    return f"{1 / ratio.value:.2f}x faster" if ratio.value < 1 else f"{ratio.value:.2f}x slower"
+
+
+def _change(result: Result) -> str:
+    found = result.accuracy
+    if found is None or found.difference is None:
+        return ""
+    told = f"{printable(found.metric)} {percent_points(found.difference, found.difference_ci95)} points"
+    interval = found.difference_ci95
+    unclear = interval is not None and interval[0] <= 0 <= interval[1]
+    return f"{told}: cannot tell from 0" if unclear else told
+
+
+def _value(term: goals.Term, result: Result) -> str:
+    if term.points and result.accuracy is not None and result.accuracy.difference is not None:
+        return f"{100 * result.accuracy.difference:+.2f}pt"
+    quantity = goals.QUANTITIES[term.name]
+    value = quantity.of(result)
+    return "unknown" if value is None else f"{significant(value)} {quantity.unit}".strip()

@@ -1,0 +1,69 @@
+"""What a comparison says in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pocketbench import goal
+from pocketbench.report.findings import findings, goal_lines, pareto
+from pocketbench.results import Accuracy, Model, Result
+from tests.unit import facts
+from tests.unit.facts import MS
+
+
+def variant(recipe: str, p50: float, size: int, accuracy: float, change: Any = None, **more: Any) -> Result:
+    """Four processes about that p50, milliseconds; `change` is the difference with its interval."""
+    difference, interval = change or (None, None)
+    reference = None if difference is None else accuracy - difference
+    model = Model(f"net-{recipe}", recipe.ljust(64, "0"), size, "onnx", recipe, None, None)
+    made = facts.result(
+        id=recipe,
+        model=model,
+        latency_ms=facts.timing(p50),
+        samples_ns=tuple((round(p50 * MS * level),) * 9 for level in (1.0, 1.01, 0.99, 1.0)),
+        accuracy=Accuracy("top-1", accuracy, None, 100, reference, difference, interval, True, {}),
+    )
+    return replace(made, **more)
+
+
+FP32 = variant("fp32", 10.0, 4_000_000, 0.90)
+INT8 = variant("int8-static", 5.0, 1_000_000, 0.895, (-0.005, (-0.016, 0.006)))
+DYNAMIC = variant("int8-dynamic", 23.0, 1_000_000, 0.88, (-0.02, (-0.03, -0.01)))
+
+
+def test_each_variant_in_one_sentence() -> None:
+    told = findings([FP32, INT8, DYNAMIC], {"int8-static": "fp32", "int8-dynamic": "fp32"})
+    assert told == [
+        "net-int8-static (onnxruntime): 4.0x smaller, 2.00x faster, "
+        "top-1 -0.50 [-1.60, +0.60] points: cannot tell from 0",
+        "net-int8-dynamic (onnxruntime): 4.0x smaller, 2.30x slower, top-1 -2.00 [-3.00, -1.00] points",
+    ]
+
+
+def test_what_did_not_run_well_is_not_praised() -> None:
+    spoilt = replace(INT8, status="INVALID")
+    assert findings([FP32, spoilt], {"int8-static": "fp32"}) == []
+    assert findings([spoilt], {"int8-static": "gone"}) == []
+
+
+def test_only_what_nothing_beats_is_marked() -> None:
+    assert pareto([FP32, INT8, DYNAMIC]) == {"fp32", "int8-static"}
+    # Faster but invalid; as good but on another device.
+    assert pareto([FP32, INT8, replace(DYNAMIC, id="x", status="INVALID")]) == {"fp32", "int8-static"}
+    assert pareto([FP32, INT8, replace(DYNAMIC, id="x", device="phone")]) == {"fp32", "int8-static", "x"}
+    # Equal rows do not beat each other; without accuracy, time and size decide.
+    assert pareto([INT8, replace(INT8, id="twin")]) == {"int8-static", "twin"}
+    assert pareto([replace(FP32, accuracy=None), INT8]) == {"int8-static"}
+
+
+def test_a_goal_names_the_file_that_wins_or_what_is_missing() -> None:
+    terms = goal.parse("accuracy>=-1pt,p50<=8ms")
+    won = goal_lines(goal.judge(terms, [FP32, INT8]), "accuracy>=-1pt,p50<=8ms", {INT8.model.sha256: "a/net.onnx"})
+    assert won == ["goal accuracy>=-1pt,p50<=8ms on pi5: net-int8-static (onnxruntime) wins: a/net.onnx"]
+    terms = goal.parse("accuracy>=-1pt,p50<=4ms")
+    lost = goal_lines(goal.judge(terms, [FP32, INT8]), "accuracy>=-1pt,p50<=4ms", {})
+    assert lost == [
+        "goal accuracy>=-1pt,p50<=4ms on pi5: none meets it; net-int8-static (onnxruntime) comes nearest and misses "
+        "p50<=4ms (5.00 ms)"
+    ]
