@@ -17,7 +17,7 @@ class JobError(Exception):
 
 def prepare_files(job: pb.Job, folder: Path, cache: BlobCache, home: Path) -> None:
     """Lay the job's files out under their names, and unpack its runtime. JobError names what is missing or unsafe."""
-    wanted = [*job.files, *([job.program.inputs] if job.program.inputs.path else [])]
+    wanted = _wanted(job)
     if not job.files:
         raise JobError("a job needs a model file")
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,13 @@ def prepare_files(job: pb.Job, folder: Path, cache: BlobCache, home: Path) -> No
 
 def release_files(job: pb.Job, cache: BlobCache) -> None:
     """The job needs its blobs no more."""
-    for file in [*job.files, *([job.program.inputs] if job.program.inputs.path else [])]:
+    for file in _wanted(job):
         cache.unpin(file.sha256)
+
+
+def _wanted(job: pb.Job) -> list[pb.File]:
+    program = job.program
+    return [*job.files, *(file for file in (program.inputs, program.pipeline, program.items) if file.path)]
 
 
 def _safe(path: str) -> PurePosixPath:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pocketbench_agent import device_info, inputs, loop, rounding
+from pocketbench_agent import device_info, frames, inputs, loop, rounding
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.framing import FramingError, frame, read_message
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -182,6 +182,11 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
     for (source, quantity, unit), value in first.items():
         emitter.reading(source, quantity, unit, (t0, value), (t1, last[source, quantity, unit]))
     _outputs(job, runtime, facts, arrays, emitter)
+    if job.program.pipeline.path:
+        emitter.begin("frames")
+        pipeline = frames.load(Path(job.program.pipeline.path), Path(job.program.items.path))
+        kept = frames.timed(pipeline, runtime, facts)
+        emitter.send(samples=pb.Samples(phase="frames", run_ns=kept.run_ns, io_ns=kept.io_ns, every=1))
     emitter.begin("placement")
     emitter.send(placed=_placed(runtime.placement()))
 

@@ -21,6 +21,7 @@ from pocketbench.results import (
     Delegate,
     DeviceFacts,
     Fidelity,
+    Frame,
     Io,
     Latency,
     Memory,
@@ -115,6 +116,7 @@ def assemble(
         warm_up=_warm_up(good),
         latency_ms=latency,
         io_ms=_io(good),
+        frame_ms=_frame(good),
         serial_rate_per_s=_rate(latency, _io(good)),
         cpu_per_wall=_cpu_per_wall(good),
         run_delay_share=verdict.run_delay_share(good),
@@ -204,6 +206,19 @@ def _latency(processes: Sequence[Process]) -> Latency | None:
 def _io(processes: Sequence[Process]) -> Io | None:
     medians = [float(np.median(p.io_ns)) for p in processes if len(p.io_ns)]
     return Io(median(medians) / MS) if medians else None
+
+
+def _frame(processes: Sequence[Process]) -> Frame | None:
+    measured = [p for p in processes if len(p.frame_ns)]
+    if not measured:
+        return None
+    centre = stats.centre([float(np.median(p.frame_ns)) for p in measured])
+    return Frame(
+        p50=centre.value / MS,
+        ci95=None if centre.lo is None or centre.hi is None else (centre.lo / MS, centre.hi / MS),
+        around=median(float(np.median(p.around_ns)) for p in measured) / MS,
+        per_s=1e9 / centre.value,
+    )
 
 
 def _rate(latency: Latency | None, io: Io | None) -> float | None:

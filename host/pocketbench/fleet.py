@@ -22,7 +22,7 @@ from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
 from pocketbench.store.store import Store
-from pocketbench.workload import Workload
+from pocketbench.workload import DevicePipeline, Workload
 
 INTERRUPTED = 130
 JOIN_S = 0.2
@@ -47,6 +47,7 @@ def run(
     progress: Progress,
     inputs: PlacedFile | None = None,
     workload: Workload | None = None,
+    pipeline: DevicePipeline | None = None,
     resumed: bool = False,
     keep: bool = False,
 ) -> Outcome:
@@ -72,6 +73,7 @@ def run(
             stop=stop,
             inputs=inputs,
             workload=workload,
+            pipeline=pipeline,
             reference=None if devices[name].transport == "local" else reference,
             shared=devices[name].transport == "local" and here > 1,
             resumed=resumed,

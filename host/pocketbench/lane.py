@@ -30,11 +30,12 @@ from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
 from pocketbench.reference import ARCH, HostReference
 from pocketbench.results import Fidelity, Reason, Result
-from pocketbench.session import JobFiles, NoSpaceOnDevice, Session
+from pocketbench.session import NoSpaceOnDevice, Session
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Fence, Store
 from pocketbench.transports import Transport, create
 from pocketbench.verdict import within_tolerance
+from pocketbench.wire import JobFiles
 
 ATTEMPTS = 2
 # How often the link may break in one process of a case, and how long a device is waited for when it does.
@@ -58,6 +59,7 @@ class Lane:
     stop: threading.Event
     inputs: PlacedFile | None = None
     workload: work.Workload | None = None
+    pipeline: work.DevicePipeline | None = None
     reference: HostReference | None = None
     # Other lanes of this run are on the same machine: waiting for its cores would be waiting for each other.
     shared: bool = False
@@ -385,7 +387,7 @@ class Lane:
 
     def _files(self, case: Case) -> JobFiles:
         inputs = self.inputs or self._real_inputs.get(_program(case))
-        return JobFiles(inputs, archive(case.runtime, self._live().info, self.progress.say))
+        return JobFiles(inputs, archive(case.runtime, self._live().info, self.progress.say), self.pipeline)
 
     def _end(self, case: Case, compared: Sequence[Fidelity] | None) -> None:
         original = planning.original(case, self.cases)

@@ -128,6 +128,9 @@ class Process:
     run_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     io_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     warm_up_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    # Whole frames of a device pipeline, and what of each is not the inference.
+    frame_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    around_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     warm_up_runs: int = 0
     warm_up_steady: bool = False
     probe_run_ns: tuple[int, ...] = ()

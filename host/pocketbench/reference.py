@@ -17,9 +17,10 @@ from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost
 from pocketbench.measurement import Output, Rounding
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
-from pocketbench.session import JobFiles, Session
+from pocketbench.session import Session
 from pocketbench.store.lease import owner
 from pocketbench.transports.local import Local
+from pocketbench.wire import JobFiles
 
 ARCH = platform.machine()
 Answer = TypeVar("Answer")

@@ -158,6 +158,19 @@ class Io:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A whole frame on the device, milliseconds: the workload's pre-processing, copies, inference, post-processing.
+
+    `around` is all but the inference; `per_s` frames one after the other.
+    """
+
+    p50: float
+    ci95: Sequence[float] | None
+    around: float
+    per_s: float
+
+
+@dataclass(frozen=True)
 class Memory:
     """Megabytes (10^6 bytes), the most of all processes; `model` is loaded less runtime."""
 
@@ -235,6 +248,7 @@ class Result:
     warm_up: WarmUp | None = None
     latency_ms: Latency | None = None
     io_ms: Io | None = None
+    frame_ms: Frame | None = None
     serial_rate_per_s: float | None = None
     cpu_per_wall: float | None = None
     run_delay_share: float | None = None

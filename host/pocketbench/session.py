@@ -22,6 +22,7 @@ from pocketbench.measurement import Device, Ended, Observation, Output, Process,
 from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
 from pocketbench.progress import sending
+from pocketbench.wire import JobFiles
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc
@@ -46,14 +47,6 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
 
 class NoSpaceOnDevice(DeviceError):
     """The device cannot take the file."""
-
-
-@dataclass(frozen=True)
-class JobFiles:
-    """What a job needs beside its case."""
-
-    inputs: PlacedFile | None = None
-    runtime_archive: PlacedFile | None = None
 
 
 @dataclass
@@ -197,8 +190,8 @@ class Session:
         self._channel.close()
 
     def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
-        self.put([*case.model.files, *filter(None, [files.inputs, files.runtime_archive])])
-        return wire.job(case, plan, files.inputs, files.runtime_archive, phase, round_index)
+        self.put([*case.model.files, *files.placed()])
+        return wire.job(case, plan, files, phase, round_index)
 
     def _run(self, job: pb.Job) -> list[pb.Event]:
         self._running = job.job_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pocketbench import measurement as m
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
+from pocketbench.workload import DevicePipeline
 from pocketbench_agent.rpc import agent_pb2 as pb
 
 HOW = {
@@ -25,6 +27,20 @@ HOW = {
     pb.Ended.CANCELLED: "cancelled",
 }
 INPUTS_NAME = "inputs.npz"
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """What a job needs beside its case."""
+
+    inputs: PlacedFile | None = None
+    runtime_archive: PlacedFile | None = None
+    pipeline: DevicePipeline | None = None
+
+    def placed(self) -> list[PlacedFile]:
+        """All that there are."""
+        whole_frames = [self.pipeline.code, self.pipeline.items] if self.pipeline is not None else []
+        return [*(file for file in (self.inputs, self.runtime_archive) if file is not None), *whole_frames]
 
 
 class Requests:
@@ -50,8 +66,7 @@ class Requests:
 def job(
     case: Case,
     plan: Plan,
-    inputs: PlacedFile | None,
-    runtime_archive: PlacedFile | None,
+    files: JobFiles,
     phase: str,
     round_index: int,
 ) -> pb.Job:
@@ -63,10 +78,13 @@ def job(
         shapes={name: pb.Shape(dims=dims) for name, dims in case.shapes},
         seed=plan.seed,
     )
-    if inputs is not None:
-        program.inputs.CopyFrom(_file(inputs, INPUTS_NAME))
-    if runtime_archive is not None:
-        program.runtime_archive.CopyFrom(_file(runtime_archive, runtime_archive.name))
+    if files.inputs is not None:
+        program.inputs.CopyFrom(_file(files.inputs, INPUTS_NAME))
+    if files.runtime_archive is not None:
+        program.runtime_archive.CopyFrom(_file(files.runtime_archive, files.runtime_archive.name))
+    if files.pipeline is not None and phase == "latency":
+        program.pipeline.CopyFrom(_file(files.pipeline.code, files.pipeline.code.name))
+        program.items.CopyFrom(_file(files.pipeline.items, files.pipeline.items.name))
     return pb.Job(
         files=[_file(file, file.name) for file in case.model.files],
         program=program,
@@ -100,6 +118,9 @@ def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
     if "timed" in samples:
         found["run_ns"] = np.array(samples["timed"].run_ns, np.int64)
         found["io_ns"] = np.array(samples["timed"].io_ns, np.int64)
+    if "frames" in samples:
+        found["frame_ns"] = np.array(samples["frames"].run_ns, np.int64)
+        found["around_ns"] = np.array(samples["frames"].io_ns, np.int64)
     if "warm_up" in samples:
         found["warm_up_ns"] = np.array(samples["warm_up"].run_ns, np.int64)
     for event in events:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from pocketbench.errors import DeviceError, UsageError
 from pocketbench.measurement import Facts, Tensor, WorkerEnded
+from pocketbench.models import PlacedFile, place
+from pocketbench_agent.values import real_values, stored_values
 
 __all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "load"]
 
@@ -115,32 +117,10 @@ class DevicePredict:
             raise WorkloadFailed(
                 f"predict() got shape {list(array.shape)} for input {tensor.name!r}, which wants {list(tensor.shape)}"
             )
-        return stored_values(array, tensor)
-
-
-def stored_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
-    """Real values as the file stores them: rounded to its grid and clipped to its dtype where it is quantized."""
-    dtype = np.dtype(tensor.dtype)
-    if not tensor.scale or dtype.kind not in "iu":
-        return array.astype(dtype)
-    if not np.isfinite(array).all():
-        raise WorkloadFailed(f"predict() got NaN or infinity for input {tensor.name!r}, which is quantized")
-    # In float32 the largest int32 rounds up, out of its range.
-    scale, zero = _broadcast(tensor, array.ndim, np.float64)
-    limits = np.iinfo(dtype)
-    stored: NDArray[Any] = np.clip(np.rint(array / scale) + zero, limits.min, limits.max).astype(dtype)
-    return stored
-
-
-def real_values(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
-    """Stored values as real ones, float32 (float64 stays)."""
-    if array.dtype.kind == "f":
-        return array if array.dtype == np.float64 else array.astype(np.float32)
-    if not tensor.scale:
-        return array.astype(np.float32) if array.dtype.itemsize < 4 else array
-    scale, zero = _broadcast(tensor, array.ndim, np.float32)
-    real: NDArray[Any] = ((array.astype(np.float32) - zero) * scale).astype(np.float32)
-    return real
+        try:
+            return stored_values(array, tensor)
+        except ValueError as error:
+            raise WorkloadFailed(f"predict() got {error}") from error
 
 
 @dataclass(frozen=True)
@@ -162,6 +142,34 @@ class Workload:
         except (Exception, SystemExit) as error:
             raise WorkloadFailed(f"{self.path.name}: score() raised {where(error, self.path)}") from error
         return _checked(score, self.path.name)
+
+
+@dataclass(frozen=True)
+class DevicePipeline:
+    """What times whole frames on the device: a file with pre() and post(), and the items for pre()."""
+
+    code: PlacedFile
+    items: PlacedFile
+
+
+def device_pipeline(workload: Workload, folder: Path) -> DevicePipeline | None:
+    """What the workload's device_pipeline() gives, as files; None where it has none. UsageError: it is not usable."""
+    function = getattr(workload.module, "device_pipeline", None)
+    if function is None:
+        return None
+    name = f"{workload.path.name}: device_pipeline()"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            path, items = function()
+            arrays = [np.asarray(item) for item in items]
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{name} raised {where(error, workload.path)}") from error
+    if not arrays or any(array.dtype.kind not in "biuf" for array in arrays):
+        raise UsageError(f"{name} must give a file and at least one item, each an array of numbers")
+    kept = folder / "items.npz"
+    numbered: dict[str, Any] = {str(position): array for position, array in enumerate(arrays)}
+    np.savez(kept, **numbered)
+    return DevicePipeline(place(Path(path), "pipeline.py", name), place(kept, "items.npz", name))
 
 
 def load(path: Path) -> Workload:
@@ -241,13 +249,3 @@ def _layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
     if first == last:
         return None
     return "NCHW" if first else "NHWC"
-
-
-def _broadcast(tensor: Tensor, rank: int, dtype: type[np.floating[Any]]) -> tuple[Any, Any]:
-    scale = np.asarray(tensor.scale, dtype)
-    zero = np.asarray(tensor.zero_point or [0] * len(tensor.scale), dtype)
-    if tensor.axis is None or len(scale) == 1:
-        return scale[0], zero[0]
-    shape = [1] * rank
-    shape[tensor.axis] = len(scale)
-    return scale.reshape(shape), zero.reshape(shape)

@@ -22,7 +22,7 @@ from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceLost
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.session import JobFiles
+from pocketbench.wire import JobFiles
 from pocketbench_agent.framing import read_messages
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.integration.agents import agent, session, stub

@@ -63,6 +63,37 @@ def test_the_digits_through_the_whole_path(bench: Bench) -> None:
     assert (ints["dtype"], ints["quantization"]["zero_point"]) == ("int8", [-128])
 
 
+def test_whole_frames_are_timed_where_the_workload_has_a_device_pipeline(bench: Bench) -> None:
+    """Pre- and post-processing run on the device, around the inference, and never enter its latency."""
+    workload = bench.home / "w.py"
+    workload.write_text(
+        "import numpy as np\nfrom pathlib import Path\nfrom pocketbench.workload import Score\n"
+        "def score(predict):\n    predict(np.ones(predict.inputs[0].shape))\n    return Score('m', [1.0])\n"
+        "def device_pipeline():\n"
+        "    return Path(__file__).with_name('pipe.py'), [np.full(3, 7, np.uint8), np.full(3, 9, np.uint8)]\n"
+    )
+    (bench.home / "pipe.py").write_text(
+        "import time\nimport numpy as np\n"
+        "def pre(item, inputs):\n    time.sleep(0.004)\n    assert item.dtype == np.uint8\n"
+        "    return np.full(inputs[0].shape, item[0])\n"
+        "def post(outputs):\n    time.sleep(0.003)\n"
+    )
+    case = ("--device", "local", "--model", bench.null(sleep_ms=2), "--workload", workload, *QUICK)
+    result = bench(*case, "--format", "json").results[0]
+    frame = result["frame_ms"]
+    assert result["status"] == "OK" and 2 <= result["latency_ms"]["p50"] < 4
+    assert 7 <= frame["around"] < frame["p50"] - 1.9
+    assert frame["per_s"] == pytest.approx(1000 / frame["p50"])
+    assert "frames/s" in bench(*case).stdout
+    (bench.home / "pipe.py").write_text("def pre(item, inputs):\n    raise KeyError('x')\ndef post(outputs): pass\n")
+    failed = bench(*case, "--format", "json").results[0]
+    assert (failed["status"], failed["stage"]) == ("FAILED", "frames")
+    assert "pre() raised KeyError: 'x'" in failed["reasons"][0]["message"]
+    workload.write_text(workload.read_text().replace("[np.full", "1 / 0, [np.full"))
+    refused = bench(*case)
+    assert refused.code == 2 and "w.py: device_pipeline() raised ZeroDivisionError" in refused.stderr
+
+
 def test_every_format_says_the_same(bench: Bench) -> None:
     """Table, Markdown and CSV of one model; a file gets what stdout would."""
     case = ("--device", "local", "--model", bench.null(sleep_ms=2), *QUICK)

@@ -14,6 +14,7 @@ from pocketbench.assemble import Context, assemble
 from pocketbench.measurement import Tensor
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Plan
+from pocketbench.wire import JobFiles
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.unit import facts
 
@@ -94,7 +95,7 @@ def test_a_job_carries_its_case() -> None:
     case = facts.case(delegate="gpu", threads=4, cpus=(0, 3), shapes=(("x", (1, 3)),), signature="serve")
     plan = Plan(seed=9, min_runs=5)
     inputs = PlacedFile("inputs.npz", Path("some.npz"), "cd" * 32, 10)
-    job = wire.job(case, plan, inputs, None, "latency", 2)
+    job = wire.job(case, plan, JobFiles(inputs), "latency", 2)
     assert [(file.path, file.sha256.hex()) for file in job.files] == [("model.onnx", "ab" * 32)]
     assert (job.program.runtime, job.program.delegate, job.program.signature) == ("onnxruntime", "gpu", "serve")
     assert list(job.program.shapes["x"].dims) == [1, 3]
@@ -102,5 +103,5 @@ def test_a_job_carries_its_case() -> None:
     assert (job.placement.threads, list(job.placement.cpus)) == (4, [0, 3])
     assert (job.plan.process_index, job.plan.min_runs, job.deadline_s) == (2, 5, plan.deadline_s)
     assert (job.phase, list(job.meters)) == ("latency", ["thermal", "cpufreq"])
-    assert list(wire.job(case, plan, None, None, "score", 0).meters) == []
-    assert not wire.job(case, plan, None, None, "score", 0).program.HasField("inputs")
+    assert list(wire.job(case, plan, JobFiles(), "score", 0).meters) == []
+    assert not wire.job(case, plan, JobFiles(), "score", 0).program.HasField("inputs")

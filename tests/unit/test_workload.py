@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pocketbench import workload
 from pocketbench.errors import UsageError
 from pocketbench.measurement import Tensor
-from pocketbench.workload import DevicePredict, WorkloadFailed, real_values, stored_values
+from pocketbench.workload import DevicePredict, WorkloadFailed
+from pocketbench_agent.values import real_values, stored_values
 from tests.unit import facts
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")

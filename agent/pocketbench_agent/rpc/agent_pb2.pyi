@@ -452,6 +452,8 @@ class Program(google.protobuf.message.Message):
     INPUTS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     RUNTIME_CLASS_FIELD_NUMBER: builtins.int
+    PIPELINE_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
     runtime: builtins.str
     delegate: builtins.str
     signature: builtins.str
@@ -472,6 +474,14 @@ class Program(google.protobuf.message.Message):
     def inputs(self) -> global___File:
         """an .npz; empty: seeded"""
 
+    @property
+    def pipeline(self) -> global___File:
+        """a Python file with pre and post, to time whole frames with"""
+
+    @property
+    def items(self) -> global___File:
+        """an .npz of what pre takes, by position"""
+
     def __init__(
         self,
         *,
@@ -484,9 +494,11 @@ class Program(google.protobuf.message.Message):
         inputs: global___File | None = ...,
         seed: builtins.int = ...,
         runtime_class: builtins.str = ...,
+        pipeline: global___File | None = ...,
+        items: global___File | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["inputs", b"inputs", "runtime_archive", b"runtime_archive"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "inputs", b"inputs", "options", b"options", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["inputs", b"inputs", "items", b"items", "pipeline", b"pipeline", "runtime_archive", b"runtime_archive"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
 
 global___Program = Program
 

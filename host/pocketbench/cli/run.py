@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -29,6 +30,7 @@ from pocketbench.report.findings import goal_lines
 from pocketbench.results import Result
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
+from pocketbench.workload import device_pipeline
 from pocketbench.workload import load as load_workload
 
 STRICT, NOT_OK = 1, 3
@@ -73,9 +75,19 @@ def execute(
             request = replace(request, plan=replace(request.plan, seed=int(stored["plan"]["seed"])))
         else:
             run_id = store.create_run(request, request_doc(request))
-        with progress.create() as shown:
+        with progress.create() as shown, TemporaryDirectory(prefix="pocketbench-") as scratch:
+            pipeline = device_pipeline(workload, Path(scratch)) if workload is not None else None
             outcome = fleet.run(
-                request, entries, store, run_id, shown, inputs, workload, resume is not None, bool(options.get("debug"))
+                request,
+                entries,
+                store,
+                run_id,
+                shown,
+                inputs,
+                workload,
+                pipeline,
+                resume is not None,
+                bool(options.get("debug")),
             )
     finally:
         store.close()

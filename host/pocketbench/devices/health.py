@@ -23,10 +23,11 @@ from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
 from pocketbench.measurement import Observation
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.session import JobFiles, Session
+from pocketbench.session import Session
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store
 from pocketbench.transports import Transport, create
+from pocketbench.wire import JobFiles
 
 RUN_S = 30.0
 CLOCK_S = 3.0

@@ -19,7 +19,7 @@ SCHEMA = 1
 CSV_COLUMNS = (
     *("run_id", "id", "device", "model", "format", "sha256", "bytes", "runtime", "runtime_version", "delegate"),
     *("threads", "status", "reasons", "load_ms", "first_inference_ms", "p50_ms", "p50_lo_ms", "p50_hi_ms"),
-    *("p90_ms", "p95_ms", "p99_ms", "io_ms", "memory_peak_mb"),
+    *("p90_ms", "p95_ms", "p99_ms", "io_ms", "frame_ms", "frames_per_s", "memory_peak_mb"),
     *("accuracy_metric", "accuracy", "accuracy_lo", "accuracy_hi"),
     *("accuracy_change", "accuracy_change_lo", "accuracy_change_hi", "recipe"),
 )
@@ -84,6 +84,8 @@ def _csv_cells(r: Result) -> dict[str, object]:
         "p95_ms": latency and latency.p95,
         "p99_ms": latency and latency.p99,
         "io_ms": r.io_ms and r.io_ms.p50,
+        "frame_ms": r.frame_ms and r.frame_ms.p50,
+        "frames_per_s": r.frame_ms and r.frame_ms.per_s,
         "memory_peak_mb": r.memory_mb and r.memory_mb.peak,
         "accuracy_metric": accuracy and accuracy.metric,
         "accuracy": accuracy and accuracy.value,

@@ -99,6 +99,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("first ms", lambda r: _number(r.first_inference_ms)),
         Column("p50 ms [95 %]", _p50),
         Column("p90 ms", lambda r: _number(r.latency_ms.p90 if r.latency_ms else None)),
+        Column("frames/s", _frames) if any(r.frame_ms for r in results) else None,
         Column("memory MB", lambda r: _number(r.memory_mb.peak if r.memory_mb else None)),
         Column(f"{accuracy} [95 %]", lambda r: _accuracy(r, named=accuracy == "accuracy")) if accuracy else None,
         Column("change, points [95 %]", _change) if any(map(_changed, results)) else None,
@@ -119,6 +120,10 @@ def _p50(result: Result) -> str:
         return MISSING
     interval = f" [{significant(latency.ci95[0])}, {significant(latency.ci95[1])}]" if latency.ci95 else ""
     return significant(latency.p50) + interval
+
+
+def _frames(result: Result) -> str:
+    return _number(result.frame_ms.per_s if result.frame_ms else None)
 
 
 def _accuracy(result: Result, named: bool) -> str:
