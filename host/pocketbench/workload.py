@@ -25,7 +25,7 @@ from pocketbench.errors import DeviceError, UsageError
 from pocketbench.measurement import Facts, Tensor, WorkerEnded
 from pocketbench.results import Accuracy
 
-__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "accuracy", "load"]
+__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "accuracy", "layout", "load"]
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -274,11 +274,11 @@ def where(error: BaseException, path: Path) -> str:
 
 def _info(tensor: Tensor) -> TensorInfo:
     return TensorInfo(
-        tensor.name, tensor.dtype, tensor.shape, _layout(tensor.shape), tensor.scale, tensor.zero_point, tensor.axis
+        tensor.name, tensor.dtype, tensor.shape, layout(tensor.shape), tensor.scale, tensor.zero_point, tensor.axis
     )
 
 
-def _layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
+def layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
     """Of an image with 1, 3 or 4 channels; None where both or neither fit."""
     if len(shape) != 4:
         return None
