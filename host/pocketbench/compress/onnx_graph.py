@@ -62,6 +62,11 @@ def weights(model: Any) -> Mapping[str, int]:
     for name in names & set(constants):
         tensor = constants[name]
         found[TensorProto.DataType.Name(tensor.data_type).lower()] += int(np.prod(tensor.dims))
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            # Packed in bytes: how many they are stands in the node.
+            size = {one.name: one.i for one in node.attribute}
+            found[f"int{size.get('bits', 4)}"] += size["K"] * size["N"]
     return dict(found)
 
 

@@ -27,6 +27,10 @@ STEPS: Mapping[str, Mapping[str, str]] = {
         "tflite": "pocketbench.compress.tflite_quantize:Dynamic",
     },
     "int8-weight": {"tflite": "pocketbench.compress.tflite_quantize:WeightOnly"},
+    "int4-weight": {
+        "onnx": "pocketbench.compress.onnx_int4:WeightOnly",
+        "tflite": "pocketbench.compress.tflite_quantize:Int4WeightOnly",
+    },
     "int8-static": {
         "onnx": "pocketbench.compress.onnx_quantize:Static",
         "tflite": "pocketbench.compress.tflite_quantize:Static",

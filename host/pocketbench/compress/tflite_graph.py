@@ -20,7 +20,6 @@ WEIGHTED: Mapping[int, tuple[int, int]] = {3: (1, 2), 4: (1, 2), 9: (1, 2), 67: 
 DEPTHWISE = 4
 # TensorType of the same schema.
 TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8", 17: "int4"}
-BITS = {"float32": 32, "float16": 16, "int32": 32, "uint8": 8, "int16": 16, "int8": 8, "int4": 4}
 # A channel whose weights are all smaller is dead: what it gives is its bias.
 DEAD = 1e-4
 
@@ -130,9 +129,14 @@ def _code(model: Any, op: Any) -> int:
 def _data(model: Any, tensor: Any) -> NDArray[Any] | None:
     data = model.buffers[tensor.buffer].data
     dtype = TYPES.get(tensor.type)
-    if data is None or dtype not in ("float32", "float16", "int32", "uint8", "int8", "int16", "int64"):
+    if data is None or dtype is None:
         return None
-    found: NDArray[Any] = np.frombuffer(bytes(data), dtype)
+    if dtype == "int4":
+        # Two to a byte, the first in the lower half.
+        packed = np.frombuffer(bytes(data), np.int8)
+        found = np.stack([(packed << 4) >> 4, packed >> 4], axis=-1).reshape(-1)[: int(np.prod(tensor.shape))]
+    else:
+        found = np.frombuffer(bytes(data), dtype)
     return found if found.size else None
 
 

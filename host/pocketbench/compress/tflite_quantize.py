@@ -96,6 +96,20 @@ class WeightOnly:
         return _int8("int8-weight", tflite_graph.load(target))
 
 
+class Int4WeightOnly:
+    """Int4 weights with a scale a channel, made float again as they are used."""
+
+    def apply(self, source: Path, target: Path, context: Context) -> Done:
+        """Needs no samples."""
+        return _by_recipe(source, target, recipes.weight_only_wi4_afp32())
+
+    def check(self, source: Path, target: Path) -> Done:
+        """Int4 weights nearly everywhere: in blocks instead of channels the library leaves convolutions as they are."""
+        model = tflite_graph.load(target)
+        share = converted("int4-weight", tflite_graph.weights(model), "int4")
+        return Done({"int4_share": share, "operators": tflite_graph.operators(model)})
+
+
 class Float16:
     """Half-precision weights, made float again as they are used."""
 
