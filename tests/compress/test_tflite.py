@@ -101,14 +101,33 @@ def test_what_a_step_left_alone_is_refused(tmp_path: Path) -> None:
         tflite_graph.load(tmp_path / "broken.tflite")
 
 
-def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+def changed(path: Path, at: int, value: float) -> Path:
+    """The digits network with another value in its largest tensor."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = tflite_graph.load(nets.DIGITS / "digits-float.tflite")
     buffer = max(model.buffers, key=lambda one: 0 if one.data is None else len(one.data))
     values = np.frombuffer(bytes(buffer.data), np.float32).copy()
-    values[7] = np.inf
+    values[at] = value
     buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    (tmp_path / "inf.tflite").write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    path.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    return path
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match="hold NaN or infinity"):
-        tflite_graph.load(tmp_path / "inf.tflite")
+        tflite_graph.load(changed(tmp_path / "inf.tflite", 7, np.inf))
+
+
+def test_half_precision_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    """The library makes it infinite."""
+    source, target = changed(tmp_path / "large.tflite", 7, 7e5), tmp_path / "fp16.tflite"
+    with pytest.raises(StepFailed, match=r"fp16: weights .* reach 7e\+05, and half precision ends at 65504"):
+        tflite_quantize.Float16().apply(source, target, Context([]))
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_what_is_quantized_already_is_no_source(tmp_path: Path, kind: type[Any]) -> None:
+    source = nets.DIGITS / "digits-int8.tflite"
+    with pytest.raises(StepFailed, match=r"digits-int8\.tflite: has weights in int8 already: start from the float32"):
+        kind().apply(source, tmp_path / "x.tflite", Context(digits()))

@@ -22,7 +22,7 @@ class WeightOnly:
 
     def apply(self, source: Path, target: Path, context: Context) -> Done:
         """StepFailed where convolutions have more than a few of the weights: the library passes them by in silence."""
-        model = onnx_graph.load(source)
+        model = onnx_graph.load_float(source)
         share = _of_convolutions(model)
         if share > 1 - CONVERTED_SHARE:
             raise StepFailed(

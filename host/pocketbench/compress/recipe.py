@@ -99,6 +99,13 @@ def converted(step: str, weights: Mapping[str, int], *kinds: str) -> float:
     return share
 
 
+def within_half(subject: str, values: NDArray[Any]) -> None:
+    """StepFailed: values that half precision cannot hold. The subject ends in its verb."""
+    largest = float(np.abs(values).max(initial=0))
+    if not largest <= float(np.finfo(np.float16).max):
+        raise StepFailed(f"fp16: {subject} {largest:.3g}, and half precision ends at 65504")
+
+
 def parse(text: str) -> Recipe:
     """`int8-static`, or several joined by `+`. UsageError names the nearest step that there is."""
     names = [name.strip() for name in text.split("+")]

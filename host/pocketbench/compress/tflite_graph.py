@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
 from numpy.typing import NDArray
 
+from pocketbench.compress import recipe
 from pocketbench.compress import tail as tails
 from pocketbench.compress.recipe import StepFailed
 
@@ -36,6 +37,24 @@ def load(path: Path) -> Any:
             if data is not None and tensor.type == 0 and not np.isfinite(data).all():
                 raise StepFailed(f"{path.name}: weights {_name(tensor)!r} hold NaN or infinity")
     return model
+
+
+def load_float(path: Path) -> Any:
+    """The model that a step starts from. StepFailed as load(), and where it is not float32, but done with already."""
+    model = load(path)
+    others = sorted(set(weights(model)) - {"float32"})
+    if others:
+        raise StepFailed(f"{path.name}: has weights in {', '.join(others)} already: start from the float32 network")
+    return model
+
+
+def within_half(model: Any) -> None:
+    """StepFailed: weights that half precision cannot hold."""
+    for graph in model.subgraphs:
+        weighted = [op for op in graph.operators if _code(model, op) in WEIGHTED]
+        for tensor in (graph.tensors[index] for op in weighted for index in op.inputs[1:] if index >= 0):
+            if tensor.type == 0 and (values := _data(model, tensor)) is not None:
+                recipe.within_half(f"weights {_name(tensor)!r} reach", values)
 
 
 def operators(model: Any) -> Mapping[str, int]:

@@ -28,7 +28,7 @@ class Static:
 
     def apply(self, source: Path, target: Path, context: Context) -> Done:
         """The better of the calibrators, by the noise on samples that they have not seen."""
-        model = tflite_graph.load(source)
+        model = tflite_graph.load_float(source)
         tail = tflite_graph.tail(model)
         mended, revived = tflite_graph.revive_dead_channels(model)
         fit, judge = calibrators.split(context.samples)
@@ -114,8 +114,8 @@ class Float16:
     """Half-precision weights, made float again as they are used."""
 
     def apply(self, source: Path, target: Path, context: Context) -> Done:
-        """Needs no samples."""
-        tflite_graph.load(source)
+        """StepFailed for weights beyond what half precision holds: the library makes them infinite."""
+        tflite_graph.within_half(tflite_graph.load_float(source))
         work = quantizer.Quantizer(bytearray(source.read_bytes()))
         work.update_quantization_recipe(
             regex=".*",
@@ -166,7 +166,7 @@ def _real(array: Any, detail: Any) -> Any:
 
 
 def _by_recipe(source: Path, target: Path, recipe: Any) -> Done:
-    tflite_graph.load(source)
+    tflite_graph.load_float(source)
     result = quantizer.Quantizer(bytearray(source.read_bytes()), recipe).quantize(enable_progress_report=False)
     target.write_bytes(bytes(result.quantized_model))
     return Done({})
