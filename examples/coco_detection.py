@@ -5,6 +5,9 @@ labels/*.txt (class 0..79, then centre x, centre y, width and height as fraction
 The model takes one RGB image in 0..1, channels first or last, of any size, and answers with
 [1, N, 85]: box (centre x, centre y, width, height), objectness, 80 class scores.
 
+What is compressed is YOLOv5n, yolov5n-float.onnx: in the same folder, or in the folder onnx beside
+it. The first 64 images of train2017, by name in coco_train2017_128_cocojson.zip, calibrate.
+
 YOLO labels keep no crowd regions, so the values differ a little from the official COCO ones.
 """
 
@@ -13,7 +16,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from zipfile import ZipFile
@@ -24,11 +28,15 @@ from numpy.typing import NDArray
 from pocketbench.workload import Score, TensorInfo
 
 ARCHIVE = "coco_val2017_128_yolo.zip"
+TRAINING = "coco_train2017_128_cocojson.zip"
+NETWORK = "yolov5n-float.onnx"
+CALIBRATION = 64  # images, by name
 CLASSES = 80
 CONFIDENCE = 0.001  # low: the precision-recall curve needs the weak detections too
 OVERLAP = 0.6  # IoU above which the weaker of two boxes of one class is dropped
 CANDIDATES = 3000  # per image before, and
 DETECTIONS = 100  # per image after dropping overlaps: COCO's own limit
+HINT = "pip install 'pocketbench[examples]'"
 PADDING = 114  # the grey YOLOv5 was trained with
 
 Floats = NDArray[np.floating[Any]]
@@ -40,6 +48,18 @@ class Predict(Protocol):
     def __call__(self, array: NDArray[np.float32], /) -> list[NDArray[Any]]: ...
 
 
+def model() -> Path:
+    """The float network: float32 [1, 3, 640, 640] in 0..1 to [1, 25200, 85], boxes in pixels."""
+    return _file(NETWORK, f"../onnx/{NETWORK}")
+
+
+def calibration_batches() -> Iterator[NDArray[np.float32]]:
+    """64 images of train2017, each float32 [1, 3, 640, 640] in 0..1."""
+    for _, image in islice(_images(TRAINING), CALIBRATION):
+        pixels, _, _ = _letterbox(image, 640, 640)
+        yield np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis])
+
+
 def score(predict: Predict) -> Score:
     """mAP50-95 over all images as a fraction; each item is one image's own mAP50-95.
 
@@ -48,17 +68,14 @@ def score(predict: Predict) -> Score:
     """
     try:
         import pycocotools.cocoeval  # noqa: F401, needed at the end: fail before the work
-        from PIL import Image
     except ImportError as error:
-        hint = "pip install 'pocketbench[examples]'"
-        raise ImportError(f"This workload needs Pillow and pycocotools: {hint}.") from error
+        raise ImportError(f"This workload needs Pillow and pycocotools: {HINT}.") from error
     height, width, channels_first = _input_geometry(predict.inputs[0])
     truths: list[Floats] = []
     found: list[Floats] = []
     unit: Floats | None = None
-    with ZipFile(_archive()) as archive:
-        for name in sorted(name for name in archive.namelist() if name.endswith(".jpg")):
-            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+    with ZipFile(_file(ARCHIVE)) as archive:
+        for name, image in _images(ARCHIVE):
             pixels, scale, margin = _letterbox(image, height, width)
             if channels_first:
                 pixels = pixels.transpose(2, 0, 1)
@@ -87,13 +104,25 @@ def score(predict: Predict) -> Score:
     )
 
 
-def _archive() -> Path:
+def _file(*places: str) -> Path:
+    """The first of these that the data folder has."""
     folder = os.environ.get("POCKETBENCH_DATA")
-    path = Path(folder or "") / ARCHIVE
-    if not folder or not path.is_file():
+    found = [path for place in places if folder and (path := Path(folder) / place).is_file()]
+    if not found:
         now = f"not in {folder}" if folder else "it is not set"
-        raise FileNotFoundError(f"Set POCKETBENCH_DATA to the folder of {ARCHIVE} ({now}).")
-    return path
+        raise FileNotFoundError(f"Set POCKETBENCH_DATA to the folder of {places[0]} ({now}).")
+    return found[0]
+
+
+def _images(archive: str) -> Iterator[tuple[str, Any]]:
+    """Name and RGB image of each JPEG, by name."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(f"This workload reads JPEG files with Pillow: {HINT}.") from error
+    with ZipFile(_file(archive)) as opened:
+        for name in sorted(name for name in opened.namelist() if name.endswith(".jpg")):
+            yield name, Image.open(io.BytesIO(opened.read(name))).convert("RGB")
 
 
 def _input_geometry(info: TensorInfo) -> tuple[int, int, bool]:

@@ -22,6 +22,7 @@ from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
+from pocketbench.disjoint import Guard
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
@@ -359,7 +360,9 @@ class Lane:
             try:
                 with self._live().scoring(case, self.request.plan, self._files(case)) as scorer:
                     predict = work.DevicePredict(scorer.call, scorer.facts)
-                    score = self.workload.score(predict)
+                    guard = Guard(predict, self.workload.seen)
+                    score = self.workload.score(guard)
+                    guard.verify(self.workload.path.name)
                 if self.inputs is None and predict.first is not None:
                     self._real_inputs[_program(case)] = self._keep_inputs(predict.first)
                 return evaluate(score, SCORE_SEED)

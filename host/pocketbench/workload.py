@@ -25,7 +25,7 @@ from pocketbench.measurement import Facts, Tensor, WorkerEnded
 from pocketbench.models import PlacedFile, place
 from pocketbench_agent.values import real_values, stored_values
 
-__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "load"]
+__all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "layout", "load"]
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -130,6 +130,8 @@ class Workload:
     path: Path
     sha256: str
     module: ModuleType
+    # By the function that gave them: items that must not be scored, as digests (disjoint.py).
+    seen: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def score(self, predict: Predict) -> Score:
         """Run the user's score(); WorkloadFailed where it raises, or gives nothing finite."""
@@ -237,11 +239,11 @@ def where(error: BaseException, path: Path) -> str:
 
 def _info(tensor: Tensor) -> TensorInfo:
     return TensorInfo(
-        tensor.name, tensor.dtype, tensor.shape, _layout(tensor.shape), tensor.scale, tensor.zero_point, tensor.axis
+        tensor.name, tensor.dtype, tensor.shape, layout(tensor.shape), tensor.scale, tensor.zero_point, tensor.axis
     )
 
 
-def _layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
+def layout(shape: tuple[int, ...]) -> Literal["NHWC", "NCHW"] | None:
     """Of an image with 1, 3 or 4 channels; None where both or neither fit."""
     if len(shape) != 4:
         return None

@@ -46,6 +46,19 @@ def conv(path: Path, *extra: Any, change: Any = None) -> Path:
     return save(path, nodes, weights, {nodes[-1].output[0]: [1, 10]})
 
 
+def linear(path: Path) -> Path:
+    """A linear layer as it is exported on two dimensions (Gemm), and as on three (MatMul)."""
+    rng = np.random.default_rng(0)
+    weights = {"w1": rng.normal(0, 0.1, (96, 768)), "b1": rng.normal(0, 0.1, 96), "w2": rng.normal(0, 0.1, (96, 10))}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "w1", "b1"], ["h"], "gemm", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], "matmul"),
+    ]
+    return save(path, nodes, weights, {"y": [1, 10]})
+
+
 def detector(path: Path) -> Path:
     """A convolution whose map is decoded into boxes of hundreds of pixels and scores below one, in one tensor."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 from onnxruntime.quantization import quantize_static
 
-from pocketbench.compress import compare, onnx_float16, onnx_graph, onnx_quantize
+from pocketbench.compress import compare, onnx_float16, onnx_graph, onnx_int4, onnx_quantize
 from pocketbench.compress.recipe import Context, StepFailed
 from tests.compress import nets
 
@@ -64,7 +64,9 @@ def nothing_to_do(path: Path) -> Path:
     return nets.save(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"y": [1, 3, 16, 16]})
 
 
-@pytest.mark.parametrize("step", [onnx_quantize.Static, onnx_quantize.Dynamic, onnx_float16.Float16])
+@pytest.mark.parametrize(
+    "step", [onnx_quantize.Static, onnx_quantize.Dynamic, onnx_float16.Float16, onnx_int4.WeightOnly]
+)
 def test_a_step_that_did_nothing_is_refused(tmp_path: Path, step: type[onnx_quantize.Static]) -> None:
     """Its library says nothing."""
     source, target = nothing_to_do(tmp_path / "net.onnx"), tmp_path / "made.onnx"
@@ -81,6 +83,43 @@ def test_half_precision(tmp_path: Path) -> None:
     assert step.check(source, target).facts["float16_share"] == 1.0
     (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
     assert found.cosine > 0.9999
+
+
+def test_four_bits_for_matrix_products(tmp_path: Path) -> None:
+    """Gemm as well, which the library by itself leaves as it is without a word."""
+    source, target = nets.linear(tmp_path / "net.onnx"), tmp_path / "int4.onnx"
+    step = onnx_int4.WeightOnly()
+    step.apply(source, target, CONTEXT)
+    assert step.check(source, target).facts["int4_share"] == 1.0
+    assert target.stat().st_size < 0.2 * source.stat().st_size
+    (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
+    assert found.cosine > 0.99
+    work = onnx_int4._quantizer()(onnx.load(source), block_size=onnx_int4.BLOCK, is_symmetric=True)
+    work.process()
+    onnx.save(work.model.model, target)
+    assert onnx_graph.weights(onnx.load(target)) == {"float": 96 * 768, "int4": 96 * 10}
+    with pytest.raises(StepFailed, match="int4-weight: only 1% of the weights became int4"):
+        step.check(source, target)
+
+
+def test_four_bits_are_refused_for_convolutions(tmp_path: Path) -> None:
+    """The library writes the file as it was."""
+    source, target = nets.conv(tmp_path / "net.onnx"), tmp_path / "int4.onnx"
+    step = onnx_int4.WeightOnly()
+    with pytest.raises(StepFailed, match=r"for matrix products only, and 90% of the weights here are those of conv"):
+        step.apply(source, target, CONTEXT)
+    work = onnx_int4._quantizer()(onnx.load(source), block_size=onnx_int4.BLOCK, is_symmetric=True)
+    work.process()
+    assert onnx_graph.weights(work.model.model) == onnx_graph.weights(onnx.load(source))
+
+
+def test_importing_the_library_does_not_make_the_program_log(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "from pocketbench.compress import onnx_int4; onnx_int4._quantizer(); import logging; print(logging.root)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "WARNING" in done.stdout and "INFO" not in done.stderr
 
 
 def test_what_cannot_be_compressed_is_said(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def execute(
     """Run a request and report it: the exit code, and what came of it."""
     inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
     workload = load_workload(Path(request.workload)) if request.workload else None
+    if workload is not None and made is not None:
+        workload = replace(workload, seen=made.seen)
     store = Store(options["store"])
     try:
         resume = options.get("resume")

@@ -10,6 +10,7 @@ from typing import Any
 
 import platformdirs
 
+from pocketbench import disjoint
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceError, UsageError
 from pocketbench.models import ModelFile, open_model
@@ -28,6 +29,8 @@ class Variants:
     models: dict[str, list[ModelFile]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    # Digests of what the recipes learnt from, by the function that gave it.
+    seen: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def of(self, device: str) -> list[ModelFile]:
         """The models for a device."""
@@ -43,7 +46,7 @@ def make(
     say: Say,
 ) -> Variants:
     """Every recipe in every format that is asked for, the original first. UsageError as `bench compress` has them."""
-    from pocketbench.compress import pipeline
+    from pocketbench.compress import pipeline, source
     from pocketbench.compress.artifact import Artifact
     from pocketbench.compress.recipe import FORMATS, parse
 
@@ -68,6 +71,7 @@ def make(
                 why[one.recipe] = one.why
         made.failed += [recipe for recipe in why if recipe not in came]
     made.remarks = list(dict.fromkeys(made.remarks))
+    made.seen = {"calibration_batches": disjoint.digests(source.samples(workload))}
     return made
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketbench import __version__
-from pocketbench.compress import artifact, compare, source
+from pocketbench.compress import artifact, compare, failures, source
 from pocketbench.compress.artifact import Artifact
 from pocketbench.compress.recipe import REFERENCE, Context, Done, Recipe, Sample, StepFailed, create, file_name
 from pocketbench.workload import Workload
@@ -61,9 +61,12 @@ def make(
     for form in formats:
         for recipe in recipes:
             try:
-                yield job.make(recipe, form)
+                with failures.told(folder):
+                    made = job.make(recipe, form)
             except StepFailed as error:
                 yield Failed(recipe.text, form, str(error))
+            else:
+                yield made
 
 
 class _Job:
@@ -130,11 +133,12 @@ class _Job:
         if self._network.is_file:
             if form != "onnx":
                 raise StepFailed(f"{self._network.stem}.onnx: this version has no way from .onnx to {form}")
-            from pocketbench.compress import onnx_graph
+            from pocketbench.convert import onnx_file
 
-            onnx_graph.load(self._network.content)
-            shutil.copy(self._network.content, target)
-            return Done({"converter": "none"})
+            facts = onnx_file.convert(self._network.content, target)
+            changed = len(facts) > 1
+            found = self._agree(target, form, _runner(form)(self._network.content), "the file") if changed else ()
+            return Done(facts, found)
         if not self._found:
             raise StepFailed(
                 f"{self._workload.path.name}: calibration_batches() is needed to know the network's inputs"
@@ -159,7 +163,7 @@ class _Job:
         names = list(shapes)
         for sample in self._found[:1]:
             given, wanted = [list(array.shape) for array in sample], list(shapes.values())
-            if given != wanted:
+            if not _fit(given, wanted):
                 raise StepFailed(
                     f"calibration_batches() gives {', '.join(map(str, given))}; the network wants "
                     f"{', '.join(map(str, wanted))} ({', '.join(names)})"
@@ -179,6 +183,8 @@ class _Job:
     def _agree(self, made: Path, form: str, reference: compare.Run, compare_with: str) -> tuple[str, ...]:
         """Findings in words; StepFailed where an output is not the source's any more."""
         samples = self._samples(made, form)[:JUDGED]
+        if not samples:
+            return (f"outputs were not compared with those of {compare_with}: no calibration_batches()",)
         findings = []
         for one in compare.agreement(reference, _runner(form)(made), samples):
             if one.collapsed:
@@ -186,11 +192,22 @@ class _Job:
                     f"output {one.output}: {len(one.collapsed)} of its channels do not move any more (first: "
                     f"{one.collapsed[0]}), where those of {compare_with} do"
                 )
+            if one.noise == float("inf"):
+                raise StepFailed(
+                    f"output {one.output} holds NaN or infinity, or has another shape than that of {compare_with}"
+                )
             if not one.cosine >= REFUSED:
                 raise StepFailed(f"output {one.output} is not that of {compare_with} any more: cosine {one.cosine:.3f}")
             if one.cosine < WARNED:
                 findings.append(f"output {one.output} differs from that of {compare_with}: cosine {one.cosine:.3f}")
         return tuple(findings)
+
+
+def _fit(given: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> bool:
+    """An open dimension, 0, takes any size."""
+    return [len(shape) for shape in given] == [len(shape) for shape in wanted] and all(
+        size in (0, have) for g, w in zip(given, wanted, strict=True) for have, size in zip(g, w, strict=True)
+    )
 
 
 def _runner(form: str) -> Callable[[Path], compare.Run]:

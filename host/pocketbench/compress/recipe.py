@@ -27,6 +27,10 @@ STEPS: Mapping[str, Mapping[str, str]] = {
         "tflite": "pocketbench.compress.tflite_quantize:Dynamic",
     },
     "int8-weight": {"tflite": "pocketbench.compress.tflite_quantize:WeightOnly"},
+    "int4-weight": {
+        "onnx": "pocketbench.compress.onnx_int4:WeightOnly",
+        "tflite": "pocketbench.compress.tflite_quantize:Int4WeightOnly",
+    },
     "int8-static": {
         "onnx": "pocketbench.compress.onnx_quantize:Static",
         "tflite": "pocketbench.compress.tflite_quantize:Static",
@@ -93,6 +97,13 @@ def converted(step: str, weights: Mapping[str, int], *kinds: str) -> float:
     if share < CONVERTED_SHARE:
         raise StepFailed(f"{step}: only {share:.0%} of the weights became {kinds[0]}")
     return share
+
+
+def within_half(subject: str, values: NDArray[Any]) -> None:
+    """StepFailed: values that half precision cannot hold. The subject ends in its verb."""
+    largest = float(np.abs(values).max(initial=0))
+    if not largest <= float(np.finfo(np.float16).max):
+        raise StepFailed(f"fp16: {subject} {largest:.3g}, and half precision ends at 65504")
 
 
 def parse(text: str) -> Recipe:

@@ -18,6 +18,8 @@ def tail(
 
     That is where a detector decodes its boxes: arithmetic on pixels and scores, which have no scale in common.
     """
+    # Nodes of a protobuf are made anew at every look: these stay the same ones.
+    nodes = list(nodes)
     consumers: dict[Hashable, list[Node]] = {}
     for node in nodes:
         for name in inputs(node):

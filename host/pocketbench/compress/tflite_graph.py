@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
 from numpy.typing import NDArray
 
+from pocketbench.compress import recipe
 from pocketbench.compress import tail as tails
 from pocketbench.compress.recipe import StepFailed
 
@@ -20,7 +21,6 @@ WEIGHTED: Mapping[int, tuple[int, int]] = {3: (1, 2), 4: (1, 2), 9: (1, 2), 67: 
 DEPTHWISE = 4
 # TensorType of the same schema.
 TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8", 17: "int4"}
-BITS = {"float32": 32, "float16": 16, "int32": 32, "uint8": 8, "int16": 16, "int8": 8, "int4": 4}
 # A channel whose weights are all smaller is dead: what it gives is its bias.
 DEAD = 1e-4
 
@@ -37,6 +37,24 @@ def load(path: Path) -> Any:
             if data is not None and tensor.type == 0 and not np.isfinite(data).all():
                 raise StepFailed(f"{path.name}: weights {_name(tensor)!r} hold NaN or infinity")
     return model
+
+
+def load_float(path: Path) -> Any:
+    """The model that a step starts from. StepFailed as load(), and where it is not float32, but done with already."""
+    model = load(path)
+    others = sorted(set(weights(model)) - {"float32"})
+    if others:
+        raise StepFailed(f"{path.name}: has weights in {', '.join(others)} already: start from the float32 network")
+    return model
+
+
+def within_half(model: Any) -> None:
+    """StepFailed: weights that half precision cannot hold."""
+    for graph in model.subgraphs:
+        weighted = [op for op in graph.operators if _code(model, op) in WEIGHTED]
+        for tensor in (graph.tensors[index] for op in weighted for index in op.inputs[1:] if index >= 0):
+            if tensor.type == 0 and (values := _data(model, tensor)) is not None:
+                recipe.within_half(f"weights {_name(tensor)!r} reach", values)
 
 
 def operators(model: Any) -> Mapping[str, int]:
@@ -130,9 +148,14 @@ def _code(model: Any, op: Any) -> int:
 def _data(model: Any, tensor: Any) -> NDArray[Any] | None:
     data = model.buffers[tensor.buffer].data
     dtype = TYPES.get(tensor.type)
-    if data is None or dtype not in ("float32", "float16", "int32", "uint8", "int8", "int16", "int64"):
+    if data is None or dtype is None:
         return None
-    found: NDArray[Any] = np.frombuffer(bytes(data), dtype)
+    if dtype == "int4":
+        # Two to a byte, the first in the lower half.
+        packed = np.frombuffer(bytes(data), np.int8)
+        found = np.stack([(packed << 4) >> 4, packed >> 4], axis=-1).reshape(-1)[: int(np.prod(tensor.shape))]
+    else:
+        found = np.frombuffer(bytes(data), dtype)
     return found if found.size else None
 
 

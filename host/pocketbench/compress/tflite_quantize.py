@@ -28,7 +28,7 @@ class Static:
 
     def apply(self, source: Path, target: Path, context: Context) -> Done:
         """The better of the calibrators, by the noise on samples that they have not seen."""
-        model = tflite_graph.load(source)
+        model = tflite_graph.load_float(source)
         tail = tflite_graph.tail(model)
         mended, revived = tflite_graph.revive_dead_channels(model)
         fit, judge = calibrators.split(context.samples)
@@ -96,12 +96,26 @@ class WeightOnly:
         return _int8("int8-weight", tflite_graph.load(target))
 
 
+class Int4WeightOnly:
+    """Int4 weights with a scale a channel, made float again as they are used."""
+
+    def apply(self, source: Path, target: Path, context: Context) -> Done:
+        """Needs no samples."""
+        return _by_recipe(source, target, recipes.weight_only_wi4_afp32())
+
+    def check(self, source: Path, target: Path) -> Done:
+        """Int4 weights nearly everywhere: in blocks instead of channels the library leaves convolutions as they are."""
+        model = tflite_graph.load(target)
+        share = converted("int4-weight", tflite_graph.weights(model), "int4")
+        return Done({"int4_share": share, "operators": tflite_graph.operators(model)})
+
+
 class Float16:
     """Half-precision weights, made float again as they are used."""
 
     def apply(self, source: Path, target: Path, context: Context) -> Done:
-        """Needs no samples."""
-        tflite_graph.load(source)
+        """StepFailed for weights beyond what half precision holds: the library makes them infinite."""
+        tflite_graph.within_half(tflite_graph.load_float(source))
         work = quantizer.Quantizer(bytearray(source.read_bytes()))
         work.update_quantization_recipe(
             regex=".*",
@@ -152,7 +166,7 @@ def _real(array: Any, detail: Any) -> Any:
 
 
 def _by_recipe(source: Path, target: Path, recipe: Any) -> Done:
-    tflite_graph.load(source)
+    tflite_graph.load_float(source)
     result = quantizer.Quantizer(bytearray(source.read_bytes()), recipe).quantize(enable_progress_report=False)
     target.write_bytes(bytes(result.quantized_model))
     return Done({})

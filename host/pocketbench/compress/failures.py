@@ -1,0 +1,38 @@
+"""Whatever a stage raises, as one error that a person can use."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from pocketbench.compress.recipe import StepFailed, missing_extra
+from pocketbench.errors import PocketbenchError
+
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@contextlib.contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Around a stage that writes below `folder`. PocketbenchError where it cannot, StepFailed with what a library said.
+
+    A disk that is full, or may not be written, ends all: no other recipe would fare better.
+    """
+    try:
+        yield
+    except PocketbenchError:
+        raise
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise StepFailed(_said(error)) from error
+        raise PocketbenchError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+    except Exception as error:
+        raise StepFailed(_said(error)) from error
+
+
+def _said(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"its library raised {type(error).__name__}: {lines[0] if lines else 'without a word'}"
