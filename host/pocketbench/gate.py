@@ -39,8 +39,9 @@ class Gate:
         cooldown_s: float | None,
         stop: Event,
         wait_for_load: bool = True,
+        say: Callable[[str], None] = lambda why: None,
     ) -> None:
-        self._observe, self._cooldown_s, self._stop = observe, cooldown_s, stop
+        self._observe, self._cooldown_s, self._stop, self._say = observe, cooldown_s, stop, say
         first = observe(WINDOW_S)
         self._baseline = max(first.values("temperature"), default=None)
         load = first.values("load_avg")
@@ -59,7 +60,7 @@ class Gate:
             return Passed(False, self._observe(0.0).boot_id)
         if not self.has_sensor:
             self._stop.wait(REST_S)
-        begin = time.monotonic()
+        begin, told = time.monotonic(), False
         while True:
             seen = self._observe(WINDOW_S)
             hot = self._hot(seen)
@@ -67,9 +68,18 @@ class Gate:
                 return Passed(False, seen.boot_id)
             if hot and time.monotonic() - begin > HEAT_WAIT_S:
                 return Passed(True, seen.boot_id)
+            if not told:
+                told = True
+                self._say(self._why(seen))
             if not hot:
                 self._load_budget_s -= POLL_S
             self._stop.wait(POLL_S)
+
+    def _why(self, seen: Observation) -> str:
+        if self._hot(seen):
+            now, idle = max(seen.values("temperature")) / 1000, (self._baseline or 0) / 1000
+            return f"waits to cool down, {HEAT_WAIT_S:.0f} s at most: {now:.0f} degrees, {idle:.0f} when it was idle"
+        return f"waits for other load to end, {self._load_budget_s:.0f} s at most"
 
     def _hot(self, seen: Observation) -> bool:
         temperature = max(seen.values("temperature"), default=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,29 +19,26 @@ from pocketbench import workload as work
 from pocketbench.accuracy import Scored, accuracy, evaluate
 from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
 from pocketbench.disjoint import Guard
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
-from pocketbench.measurement import Device, Ended, Output, Process, WorkerEnded
+from pocketbench.link import Link
+from pocketbench.measurement import Ended, Output, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
 from pocketbench.reference import ARCH, HostReference
 from pocketbench.results import Fidelity, Reason, Result
-from pocketbench.session import NoSpaceOnDevice, Session
+from pocketbench.session import NoSpaceOnDevice
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Fence, Store
-from pocketbench.transports import Transport, create
 from pocketbench.verdict import within_tolerance
 from pocketbench.wire import JobFiles
 
 ATTEMPTS = 2
-# How often the link may break in one process of a case, and how long a device is waited for when it does.
+# How often the link may break in one process of a case.
 BREAKS = 5
-RETURN_S = 180.0
-RETRY_S = (1.0, 10.0)
 SCORE_SEED = 20_261_125
 
 
@@ -73,10 +69,8 @@ class Lane:
         # Set when somebody else has the device now: from then on nothing is measured or stored.
         self._fenced = threading.Event()
         self._fence: Fence | None = None
-        self._session: Session | None = None
-        self._transport: Transport | None = None
+        self._link = Link(self.device, self.entry, self.stop, self.progress.say)
         self._gate: Gate | None = None
-        self._info: Device | None = None
         self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = {}
         self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
@@ -93,28 +87,40 @@ class Lane:
         """Measure everything that has no result yet; never raises for what concerns the device."""
         self.progress.begin(self.device, self._steps())
         try:
-            with self._lease(), self._opened():
+            with self._lease(), self._link.opened():
+                self._gate = self._make_gate()
                 self._score_all()
                 self._rounds()
                 self._finish()
         except DeviceError as error:
             code = {DeviceBusy: "device_busy", NotReachable: "not_available"}.get(type(error), "device_lost")
             # Once the session had opened, whatever ends it is a loss.
-            self._end_all(case_reason("device_lost" if self._info else code, str(error)))
+            self._end_all(case_reason("device_lost" if self._link.info else code, str(error)))
         self._scratch.cleanup()
         ended = f"{len(self.results)} of {len(self.cases)} cases"
         if self.keep:
             self.progress.say(f"{self.device}: the agent keeps its jobs for a week, in home/jobs/{self.run_id}.*")
         self.progress.done(self.device, f"stopped after {ended}" if self.stop.is_set() else f"done, {ended}")
 
+    def _make_gate(self) -> Gate:
+        cooldown = self.request.plan.cooldown_s
+        if cooldown is None and isinstance(self.entry.cooldown, float):
+            cooldown = self.entry.cooldown
+        return Gate(
+            lambda window: self._link.live.observe(window),
+            cooldown,
+            self.stop,
+            not self.shared,
+            lambda why: self.progress.say(f"{self.device}: {why}"),
+        )
+
     def cancel(self) -> None:
         """Called from another thread once `stop` is set: end the running job."""
-        if self._session is not None:
-            self._session.cancel()
+        self._link.cancel()
 
     def connected(self) -> bool:
         """Is there anything to end well?"""
-        return self._session is not None
+        return self._link.is_open
 
     def abandon(self) -> None:
         """The process is about to end without more ado: leave no files."""
@@ -134,43 +140,6 @@ class Lane:
     def _lose(self) -> None:
         self._fenced.set()
         self.cancel()
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[None]:
-        self._transport = create(self.device, self.entry)
-        self._transport.open()
-        try:
-            self._connect()
-            yield
-        finally:
-            self._disconnect()
-            self._transport.close()
-
-    def _connect(self) -> None:
-        assert self._transport is not None
-        command = deploy.command(self.device, self._transport, self.entry, self.progress.say)
-        running = deploy.start(self.device, self._transport, command)
-        session = Session(self.device, running, leases.owner(), self.progress.say)
-        # A link that broke, or a host that died, left its lease behind.
-        mine = leases.owner() if self._info else ""
-        session.open(gone=lambda holder: holder == mine or leases.orphaned(holder))
-        self._session, self._info = session, session.info
-        if self._gate is None:
-            cooldown = self.request.plan.cooldown_s
-            if cooldown is None and isinstance(self.entry.cooldown, float):
-                cooldown = self.entry.cooldown
-            self._gate = Gate(lambda window: self._live().observe(window), cooldown, self.stop, not self.shared)
-
-    def _disconnect(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session.agent.process.end()
-            self._session = None
-
-    def _live(self) -> Session:
-        if self._session is None:
-            raise DeviceLost(f"{self.device}: the session is closed")
-        return self._session
 
     def _rounds(self) -> None:
         by_key = {case.key: case for case in self._open_cases}
@@ -198,7 +167,7 @@ class Lane:
                 passed = self._pass(job_id)
                 if self.stop.is_set():
                     return
-                found = self._live().measure(case, self.request.plan, self._files(case), index, job_id)
+                found = self._link.live.measure(case, self.request.plan, self._files(case), index, job_id)
             except NoSpaceOnDevice as error:
                 self._keep(case, Process(index, Ended("error", "push", str(error))))
                 return
@@ -210,7 +179,7 @@ class Lane:
                 if self.stop.is_set():
                     return
                 lost = str(error)
-                self._reconnect(lost)
+                self._link.reopen(lost)
                 continue
             if found.ended.how == "cancelled" or found.ended.stage == "agent":
                 # Not the model's doing: it was stopped, or an agent before this one died while it ran.
@@ -226,9 +195,9 @@ class Lane:
 
     def _pass(self, job_id: str) -> Passed:
         """Through the gate, unless the job is on its way already."""
-        assert self._gate is not None and self._info is not None
-        if self._live().keeps(job_id):
-            return Passed(False, self._info.boot_id)
+        assert self._link.info is not None and self._gate is not None
+        if self._link.live.keeps(job_id):
+            return Passed(False, self._link.info.boot_id)
         return self._gate.wait()
 
     def _keep(self, case: Case, process: Process) -> None:
@@ -245,38 +214,7 @@ class Lane:
     def _acknowledge(self, process: Process) -> None:
         if process.job_id and not self.keep:
             with contextlib.suppress(DeviceError):
-                self._live().acknowledge(process.job_id)
-
-    def _reconnect(self, why: str) -> None:
-        """Open the device anew. DeviceLost where it does not come back in time, or has been started anew meanwhile."""
-        assert self._transport is not None and self._info is not None
-        before, begin, pause_s = self._info.boot_id, time.monotonic(), RETRY_S[0]
-        told = False
-        while True:
-            self._disconnect()
-            self._transport.close()
-            try:
-                self._transport = create(self.device, self.entry)
-                self._transport.open()
-                self._connect()
-                break
-            except DeviceError as error:
-                # An agent that hangs under our own lease is a device that hangs.
-                if isinstance(error, DeviceBusy) and error.holder not in ("", leases.owner()):
-                    raise
-                if time.monotonic() - begin > RETURN_S or self.stop.is_set():
-                    hangs = f"{self.device}: its agent hangs, and still holds the device"
-                    raise DeviceLost(f"{why}; {hangs if isinstance(error, DeviceBusy) else error}") from error
-            if not told:
-                told = True
-                self.progress.say(f"{why}: waiting for it, {RETURN_S:.0f} s at most")
-            if self.stop.wait(pause_s):
-                raise DeviceLost(why)
-            pause_s = min(2 * pause_s, RETRY_S[1])
-        if told:
-            self.progress.say(f"{self.device}: is back after {time.monotonic() - begin:.0f} s")
-        if self._info.boot_id != before:
-            raise DeviceLost(f"{self.device}: was started anew while it was measured (its boot id has changed)")
+                self._link.live.acknowledge(process.job_id)
 
     def _is_dead(self, key: str) -> bool:
         return bool(self._failures[key]) or any(p.ended.how != "ok" for p in self._processes[key].values())
@@ -333,7 +271,7 @@ class Lane:
         reference, ours = references[key], self._outputs(case, files)
         if reference is None or ours is None:
             return None
-        same_arch = self.reference is None or (self._info is not None and self._info.arch == ARCH)
+        same_arch = self.reference is None or (self._link.info is not None and self._link.info.arch == ARCH)
         compared = fidelity.compare(ours, reference, same_arch)
         if self.reference is not None and not all(map(within_tolerance, compared)):
             # Another processor rounds otherwise: how much may that do to this model?
@@ -343,10 +281,10 @@ class Lane:
 
     def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:
-            ended, outputs = self._live().reference(case, self.request.plan, files)
+            ended, outputs = self._link.live.reference(case, self.request.plan, files)
         except DeviceLost as error:
             if not self.stop.is_set():
-                self._reconnect(str(error))
+                self._link.reopen(str(error))
             return None
         except NoSpaceOnDevice:
             return None
@@ -358,7 +296,7 @@ class Lane:
         lost = ""
         for _ in range(ATTEMPTS):
             try:
-                with self._live().scoring(case, self.request.plan, self._files(case)) as scorer:
+                with self._link.live.scoring(case, self.request.plan, self._files(case)) as scorer:
                     predict = work.DevicePredict(scorer.call, scorer.facts)
                     guard = Guard(predict, self.workload.seen)
                     score = self.workload.score(guard)
@@ -378,7 +316,7 @@ class Lane:
                 if self.stop.is_set():
                     return None
                 lost = str(error)
-                self._reconnect(lost)
+                self._link.reopen(lost)
         return case_reason("device_lost", f"{lost} (twice, while it was scored)")
 
     def _keep_inputs(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
@@ -390,7 +328,7 @@ class Lane:
 
     def _files(self, case: Case) -> JobFiles:
         inputs = self.inputs or self._real_inputs.get(_program(case))
-        return JobFiles(inputs, archive(case.runtime, self._live().info, self.progress.say), self.pipeline)
+        return JobFiles(inputs, archive(case.runtime, self._link.live.info, self.progress.say), self.pipeline)
 
     def _end(self, case: Case, compared: Sequence[Fidelity] | None) -> None:
         original = planning.original(case, self.cases)
@@ -419,7 +357,7 @@ class Lane:
     def _end_all(self, reason: Reason) -> None:
         """The device is out of reach: every case without a result ends with that reason."""
         # A refused resume must not end cases that another host is measuring, nor a fenced one cases that it lost.
-        if self.stop.is_set() or self._fenced.is_set() or (self.resumed and self._info is None):
+        if self.stop.is_set() or self._fenced.is_set() or (self.resumed and self._link.info is None):
             self.progress.say(reason.message)
             return
         for case in self._open_cases:
@@ -435,7 +373,7 @@ class Lane:
         numbers = {key: position for position, key in enumerate(case.key for case in self.cases)}
         return Context(
             transport=self.entry.transport,
-            device=self._info,
+            device=self._link.info,
             plan={
                 **asdict(self.request.plan),
                 "order": [[numbers[key] for key in keys] for keys in self._order],

@@ -54,7 +54,7 @@ def test_the_digits_through_the_whole_path(bench: Bench) -> None:
         assert latency["processes"] == 2
         memory = result["memory_mb"]
         assert 0 < memory["start"] <= memory["runtime"] <= memory["loaded"] <= memory["peak"]
-        assert result["cpu_per_wall"] == pytest.approx(1, abs=0.5)
+        assert 0 < result["cpu_per_wall"] < 1.5
         assert [f["max_abs"] for f in result["fidelity"]] == [0.0]
         assert result["labels"] == {"night": "7"}
         assert not codes(result, "invalid", "warn")

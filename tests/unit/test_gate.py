@@ -142,3 +142,15 @@ def test_lanes_of_one_machine_do_not_wait_for_each_other() -> None:
     stop = Stop()
     assert Gate(Device(seen(busy=1_900)).observe, None, stop, wait_for_load=False).wait() == Passed(False, "boot")
     assert stop.waited == []
+
+
+def test_whoever_waits_is_told_once_what_for() -> None:
+    told: list[str] = []
+    busy = Device(seen(busy=20), seen(busy=501))
+    Gate(busy.observe, None, Stop(), say=told.append).wait()
+    hot = Device(seen(40), seen(70), seen(70), seen(41))
+    Gate(hot.observe, None, Stop(), say=told.append).wait()
+    assert told == [
+        "waits for other load to end, 0 s at most",
+        "waits to cool down, 300 s at most: 70 degrees, 40 when it was idle",
+    ]
