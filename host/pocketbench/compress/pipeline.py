@@ -92,8 +92,13 @@ class _Job:
         if recipe.steps:
             reference, told = self._stage(recipe.text, form, reference)
         path = self._folder / file_name(self._network.stem, recipe, form)
-        shutil.copy(reference, path)
-        path.with_suffix(path.suffix + ".json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        beside = path.with_suffix(path.suffix + ".json")
+        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+            written, manifest = Path(scratch) / path.name, Path(scratch) / beside.name
+            shutil.copy(reference, written)
+            manifest.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+            written.replace(path)
+            manifest.replace(beside)
         return Artifact(path, recipe.text, form, told, tuple(told["findings"]))
 
     def _stage(self, text: str, form: str, before: Path | None) -> tuple[Path, Mapping[str, Any]]:
@@ -116,7 +121,8 @@ class _Job:
         if not manifest.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
             self._say(f"{self._network.stem}: {text} for {form}")
-            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            # Inside, as what fills the disk is gone with the folder.
+            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch, failures.told(kept.parent):
                 made = Path(scratch) / f"made.{form}"
                 done = self._convert(form, made) if before is None else self._apply(text, form, before, made)
                 told = {**inputs, "did": dict(done.facts), "findings": list(done.findings)}
