@@ -18,6 +18,8 @@ from pocketbench.errors import UsageError
 from pocketbench.workload import Workload, where
 
 MOST_SAMPLES = 128
+# What the extra brings, for workloads that import it themselves.
+EXTRA = ("torch", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 Inputs = tuple[NDArray[np.float32], ...]
 
 
@@ -125,5 +127,9 @@ def _call(workload: Workload, name: str, function: Callable[[], Any]) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return function()
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in EXTRA:
+            raise missing_extra(error) from error
+        raise UsageError(f"{workload.path.name}: {name}() raised {where(error, workload.path)}") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"{workload.path.name}: {name}() raised {where(error, workload.path)}") from error
