@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from pocketbench.compress import tail as tails
 from pocketbench.compress.recipe import StepFailed
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
 # Where operators have their weights that have them elsewhere: input and recurrent ones.
 RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 LARGEST_BYTES = 2 * 1000**3
