@@ -69,3 +69,43 @@ def test_an_onnx_network_without_the_libraries(tmp_path: Path, missing: str) -> 
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"Error: compression needs {missing}: pip install 'pocketbench[compress]'"
+
+
+def test_convert(bench: Bench, tmp_path: Path) -> None:
+    """An .onnx file comes out as every step can take it, with its provenance."""
+    file = DIGITS / "digits-float.onnx"
+    done = bench("convert", file, "--to", "onnx", "--output", tmp_path)
+    assert done.code == 0, done.stderr
+    assert "digits-float-fp32.onnx: 0." in done.stdout
+    assert json.loads((tmp_path / "digits-float-fp32.onnx.json").read_text())["recipe"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.onnx"], "an .onnx file is needed; a torch network has `bench compress"),
+        ([DIGITS / "digits-float.tflite"], "an .onnx file is needed"),
+        ([DIGITS / "digits-float.onnx", "--shape", "x=1x1"], "--shape x: digits-float.onnx has inputs image"),
+        ([DIGITS / "digits-float.onnx", "--shape", "image=1x1"], "does not fit digits-float.onnx, where 0 is open"),
+        ([DIGITS / "digits-float.onnx", "--shape", "image"], "write NAME=1x3x640x640"),
+        ([DIGITS / "digits-float.onnx", "--output", "nowhere"], "--output nowhere: no such folder"),
+    ],
+)
+def test_convert_says_what_does_not_fit(bench: Bench, arguments: list[str | Path], message: str) -> None:
+    done = bench("convert", *arguments, "--to", "onnx")
+    assert done.code == 2 and message in done.stderr
+
+
+def test_convert_wants_open_shapes_and_takes_floats(bench: Bench, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(DIGITS / "digits-float.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, tmp_path / "open.onnx")
+    wanted = bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path)
+    assert wanted.code == 2 and "input 'image' has open dimensions: --shape image=1x1x28x28" in wanted.stderr
+    told = ("--shape", "image=1x1x28x28")
+    assert bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told).code == 0
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, tmp_path / "words.onnx")
+    refused = bench("convert", tmp_path / "words.onnx", "--to", "onnx", "--output", tmp_path)
+    assert refused.code == 2 and "input 'image' is int64: only networks with float32 inputs" in refused.stderr
