@@ -11,7 +11,12 @@ from pocketbench.errors import UsageError
 
 @pytest.mark.parametrize(
     ("text", "expected", "steps"),
-    [("fp32", "fp32", ()), ("int8-static", "int8-static", ("int8-static",)), ("fp32+fp16", "fp16", ("fp16",))],
+    [
+        ("fp32", "fp32", ()),
+        ("int8-static", "int8-static", ("int8-static",)),
+        ("fp32+fp16", "fp16", ("fp16",)),
+        ("sparse:0.50+int8-static", "sparse:0.5+int8-static", ("sparse:0.5", "int8-static")),
+    ],
 )
 def test_parse(text: str, expected: str, steps: tuple[str, ...]) -> None:
     found = parse(text)
@@ -27,6 +32,24 @@ def test_what_is_no_recipe() -> None:
         parse("fp16+int8-static")
     with pytest.raises(UsageError, match="unknown step ''"):
         parse("fp16+")
+    with pytest.raises(UsageError, match=r"unknown step 'sparce' \(did you mean 'sparse'"):
+        parse("sparce:0.5")
+    with pytest.raises(UsageError, match=r"fp16 writes a file of its own kind: nothing can follow it"):
+        parse("fp16+sparse:0.5")
+    with pytest.raises(UsageError, match="fp16 takes no argument"):
+        parse("fp16:1")
+
+
+@pytest.mark.parametrize("share", ["0", "1", "50", "half", "nan", ""])
+def test_a_share_lies_between_none_and_all(share: str) -> None:
+    with pytest.raises(UsageError, match=r"sparse takes a share between 0 and 1, like sparse:0\.5; not '"):
+        parse(f"sparse:{share}")
+
+
+def test_steps_on_the_network_and_on_the_file() -> None:
+    found = parse("sparse:0.5+int8-static")
+    assert (found.on_network, found.on_file) == (("sparse:0.5",), "int8-static")
+    assert (parse("fp32").on_network, parse("fp32").on_file) == ((), None)
 
 
 def test_needs_are_named() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketbench.compress.recipe import Recipe
+from pocketbench.compress.recipe import Inputs, Recipe
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload, where
 
 MOST_SAMPLES = 128
-Inputs = tuple[NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,19 @@ def network(workload: Workload) -> Network:
     for name, tensor in made.state_dict().items():
         digest.update(name.encode() + np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return Network(made, workload.path.stem, digest.hexdigest())
+
+
+def functions(workload: Workload) -> dict[str, Callable[..., Any]]:
+    """All of the workload's, by name. UsageError, with the line, where one raises as it is called or gone through."""
+
+    def guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            made = _call(workload, name, lambda: function(*arguments))
+            return _through(workload, name, made) if isinstance(made, Iterator) else made
+
+        return call
+
+    return {name: guarded(name, one) for name, one in vars(workload.module).items() if callable(one)}
 
 
 def samples(workload: Workload) -> list[Inputs]:
@@ -110,6 +122,12 @@ def _array(given: Any, workload: Workload) -> NDArray[np.float32]:
             f"{workload.path.name}: calibration_batches() gave {array.dtype}, or NaN: finite floats are needed"
         )
     return array.astype(np.float32)
+
+
+def _through(workload: Workload, name: str, items: Iterator[Any]) -> Iterator[Any]:
+    end = object()
+    while (item := _call(workload, name, lambda: next(items, end))) is not end:
+        yield item
 
 
 def _call(workload: Workload, name: str, function: Callable[[], Any]) -> Any:
