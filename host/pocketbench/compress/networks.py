@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pocketbench.compress import source
-from pocketbench.compress.recipe import Inputs, NetworkContext, Say, StepFailed, create_on_network, missing_extra, named
+from pocketbench.compress.recipe import Inputs, NetworkContext, Say, create_on_network, missing_extra, named
 from pocketbench.workload import Workload
 
 
@@ -81,7 +81,10 @@ class Networks:
 
     def _torch(self) -> Any:
         if self._original is None:
-            raise StepFailed(f"{self._network.stem}.onnx: this version has no way from .onnx to a torch network")
+            from pocketbench.convert import from_onnx
+
+            self._say(f"{self._network.stem}: the .onnx file as a torch network")
+            self._original = from_onnx.convert(self._network.content, self._samples)
         return self._original
 
     def _stage(self, steps: tuple[str, ...]) -> Made:
@@ -96,6 +99,10 @@ class Networks:
         before = self.after(steps[:-1])
         if manifest.is_file():
             told = json.loads(manifest.read_text())
+            if self._network.is_file:
+                from pocketbench.convert import from_onnx
+
+                from_onnx.onnx2torch()
             # A whole pickled module, since its shapes are not those of its class any more; it is a file of our own.
             return Made(torch.load(place, weights_only=False), told["did"], tuple(told["findings"]))
         self._say(f"{self._network.stem}: {'+'.join(steps)}")

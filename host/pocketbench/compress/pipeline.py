@@ -37,6 +37,9 @@ from pocketbench.workload import Workload
 
 PACKAGES = (
     "torch",
+    "torchao",
+    "torch-pruning",
+    "onnx2torch",
     "onnx",
     "onnxruntime",
     "onnxscript",
@@ -158,11 +161,11 @@ class _Job:
             if form == "onnx":
                 shutil.copy(self._network.content, target)
                 return Done({"converter": "none"})
-        network = self._networks.module(made)
         if not self._found:
             raise StepFailed(
                 f"{self._workload.path.name}: calibration_batches() is needed to know the network's inputs"
             )
+        network = self._networks.module(made)
         example = self._found[0]
         names = self._networks.input_names
         convert = to_onnx.convert if form == "onnx" else to_litert.convert
