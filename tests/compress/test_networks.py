@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
 
 import torch
 
-from pocketbench.compress import artifact, onnx_quantize, source, sparse, training
+from pocketbench.compress import artifact, onnx_quantize, prune, source, sparse, training
 from pocketbench.compress.recipe import NetworkContext, StepFailed
 from pocketbench.workload import load
 from tests.compress import workloads
@@ -146,3 +146,68 @@ def test_the_file_is_the_network(tmp_path: Path, bars: ModuleType) -> None:
     (found,), _, _ = made(workloads.write(tmp_path), ["sparse:0.5"], ["onnx"])
     run = onnx_quantize.runner(found.path)
     assert hits(lambda array: run({"input": array})[0], bars) > 0.95
+
+
+def test_prune_that_trains(bars: ModuleType) -> None:
+    """A quarter of the multiplications is what it says; the last layer's channels are the output's and stay."""
+    step, given = prune.Prune(0.5), context(bars, "train_batches", "loss")
+    after, done = step.apply(given.original, given)
+    checked = step.check(given.original, after, given)
+    assert done.facts["ignored_layers"] == ["7"] and done.facts["importance"] == "magnitude"
+    assert done.facts["cut"] == pytest.approx(0.5, abs=0.2) and done.facts["recovery"]["epochs"] == training.EPOCHS
+    assert checked.facts["multiplications"] < 0.7 * checked.facts["multiplications_before"]
+    assert "of the multiplications are gone" in checked.findings[0]
+    assert hits(eager(after), bars) > 0.95
+
+
+def test_prune_without_labels(bars: ModuleType) -> None:
+    """By least squares; what it could not make up for is said."""
+    step, given = prune.Prune(0.2), context(bars)
+    after, done = step.apply(given.original, given)
+    step.check(given.original, after, given)
+    assert done.facts["importance"] == "sensitivity of the outputs"
+    recovery = done.facts["recovery"]
+    assert recovery["method"] == "least squares" and recovery["noise"] < recovery["noise_before"]
+    assert "look at its accuracy first" in done.findings[0]
+    assert hits(eager(after), bars) > 0.9
+
+
+def test_prune_that_did_nothing_is_refused(bars: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, given = prune.Prune(0.5), context(bars)
+    with pytest.raises(StepFailed, match=r"prune:0\.5: only 0% of the multiplications are gone"):
+        step.check(given.original, copy.deepcopy(given.original), given)
+    # The library, where every layer is a head.
+    monkeypatch.setattr(prune, "heads", lambda network, example: ["0", "3", "7"])
+    after, _ = step.apply(given.original, given)
+    with pytest.raises(StepFailed, match="only 0% of the multiplications are gone"):
+        step.check(given.original, after, given)
+
+
+class Detector(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+    """Two heads on one trunk, with a residual and a depthwise layer; its shape must not depend on what was pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(1, 16, 3, 2, 1)
+        self.deep = torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+        self.wide = torch.nn.Conv2d(16, 16, 1)
+        self.boxes = torch.nn.Conv2d(16, 4, 1)
+        self.scores = torch.nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x).relu()
+        x = x + self.wide(self.deep(x).relu()).relu()
+        found = torch.cat([self.boxes(x) * 640, self.scores(x).sigmoid()], 1)
+        return found.flatten(2).permute(0, 2, 1)
+
+
+def test_heads_are_found_also_where_they_are_joined(bars: ModuleType) -> None:
+    torch.manual_seed(0)
+    network = Detector().eval()
+    given = context(bars)
+    assert prune.heads(network, [torch.from_numpy(given.samples[0][0])]) == ["boxes", "scores"]
+    after, done = prune.Prune(0.3).apply(network, given)
+    prune.Prune(0.3).check(network, after, given)
+    assert done.facts["recovery"]["layers"] == 5
+    noise = done.facts["recovery"]
+    assert noise["noise"] < noise["noise_before"]

@@ -18,6 +18,7 @@ FORMATS = ("onnx", "tflite")
 REFERENCE = "fp32"
 # Each makes another network of a torch network; any number of them may come before the file is written.
 NETWORK_STEPS: Mapping[str, str] = {
+    "prune": "pocketbench.compress.prune:Prune",
     "sparse": "pocketbench.compress.sparse:Sparse",
 }
 # Those whose argument, after a colon, is a share: more than 0 and less than 1.
