@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
 
 import torch
 
-from pocketbench.compress import artifact, onnx_quantize, prune, source, sparse, training
+from pocketbench.compress import artifact, onnx_quantize, prune, qat, source, sparse, tflite_quantize, training
 from pocketbench.compress.recipe import NetworkContext, StepFailed
 from pocketbench.workload import load
 from tests.compress import workloads
@@ -211,3 +213,76 @@ def test_heads_are_found_also_where_they_are_joined(bars: ModuleType) -> None:
     assert done.facts["recovery"]["layers"] == 5
     noise = done.facts["recovery"]
     assert noise["noise"] < noise["noise_before"]
+
+
+def test_int8_qat_in_both_formats(tmp_path: Path, bars: ModuleType) -> None:
+    """Integers in both, also of a net that was pruned before; the activations are those of the processor."""
+    found, failed, _ = made(workloads.write(tmp_path), ["int8-qat"], ["onnx", "tflite"])
+    assert not failed
+    for one in found:
+        told = artifact.read(one.path)
+        assert told is not None and told["did"]["int8_share"] == 1.0
+        assert told["did"]["int8-qat"]["epochs"] == qat.EPOCHS
+    first, second = onnx_quantize.runner(found[0].path), tflite_quantize.runner(found[1].path)
+    assert hits(lambda array: first({"input": array})[0], bars) > 0.95
+    assert hits(lambda array: second({"args_0": array})[0], bars) > 0.95
+    kinds = {one.data_type for one in onnx.load(found[0].path).graph.initializer if one.name.endswith("_u8")}
+    assert kinds == {onnx.TensorProto.UINT8}
+
+
+def test_int8_qat_that_did_nothing_is_refused(tmp_path: Path, bars: ModuleType) -> None:
+    given = context(bars, "train_batches", "loss")
+    bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Softmax(1))
+    trained = qat.Trained(bare, {}, (torch.zeros(2, 1, 16, 16),))
+    with pytest.raises(StepFailed, match="nothing in the network is rounded"):
+        qat.Int8().check(bare, trained, given)
+    (plain,), _, _ = made(workloads.write(tmp_path), ["fp32"], ["onnx"])
+    with pytest.raises(StepFailed, match="int8-qat: only 0% of the weights became int8"):
+        qat.written(plain.path, "onnx", "x86_64")
+
+
+def test_distillation_stands_beside_its_control(tmp_path: Path, bars: ModuleType) -> None:
+    """The same student, steps and schedule without a teacher, asked for or not."""
+    path = workloads.write(tmp_path)
+    found, failed, _ = made(path, ["distill+fp16"], ["onnx"])
+    assert not failed and [one.recipe for one in found] == ["distill+fp16", "scratch+fp16"]
+    first, second = (one.provenance["did"] for one in found)
+    assert first["distill"]["teacher"] == "the network" and first["distill"]["labels"]
+    assert first["distill"]["steps"] == second["scratch"]["steps"]
+    assert first["distill"]["parameters"] == second["scratch"]["parameters"] < first["distill"]["parameters_before"]
+    run = onnx_quantize.runner(found[0].path)
+    assert hits(lambda array: run({"input": array})[0], bars) > 0.9
+
+
+def test_a_teacher_without_labels_has_no_control(tmp_path: Path) -> None:
+    text = workloads.BARS.replace("def loss(", "def cost(").replace("loss(net(", "cost(net(")
+    text = text.replace("def student()", "def tiny()").replace("yield inputs[chosen], labels[chosen]", "pass")
+    text += "\ndef teacher():\n    return model()\n"
+    path = workloads.write(tmp_path, text.replace("train(network(16))", "network(16).eval()") + BATCHES)
+    found, failed, _ = made(path, ["distill:tiny"], ["onnx"])
+    assert found[0].provenance["did"]["distill:tiny"]["teacher"] == "teacher()"
+    assert not found[0].provenance["did"]["distill:tiny"]["labels"]
+    assert [one.recipe for one in failed] == ["scratch:tiny"] and "has no loss(), which scratch:tiny needs" in failed[
+        0
+    ].why
+
+
+BATCHES = """
+def train_batches():
+    inputs, labels = bars(512, 2)
+    yield from inputs.split(64)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("return network(4)", "return network(16)"), "distill: the student is no smaller than the network"),
+        (("return network(4)", "return 7"), r"distill: student\(\) gave int: a torch module is needed"),
+        (("return network(4)", "return network(4)[:-1]"), r"distill: the student gives \[64, 128\], its teacher"),
+    ],
+)
+def test_a_student_that_will_not_do(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = workloads.write(tmp_path, workloads.BARS.replace(*change).replace("train(network(16))", "network(16)"))
+    _, failed, _ = made(path, ["distill"], ["onnx"])
+    assert re.search(message, failed[0].why)

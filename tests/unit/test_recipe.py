@@ -64,3 +64,27 @@ def test_a_format_without_a_way() -> None:
 
 def test_file_names_are_plain() -> None:
     assert recipe.file_name("net", parse("int8-static"), "tflite") == "net-int8-static.tflite"
+
+
+def test_distillation_has_a_control() -> None:
+    control = parse("distill:tiny+fp16").control
+    assert control == parse("scratch:tiny+fp16")
+    assert parse("fp16").control is None and parse("scratch").control is None
+    needs = [function for _, function in parse("distill:tiny").needs()]
+    assert needs == ["calibration_batches", "train_batches", "tiny"]
+    assert ("distill", "student") in list(parse("distill").needs())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prune:0.5+distill", "distill begins with another network: nothing can come before it"),
+        ("int8-qat+fp16", "int8-qat writes a file of its own kind: nothing can follow it"),
+        ("int8-qat+prune:0.5", "int8-qat writes a file of its own kind: nothing can follow it"),
+        ("distill:a b", "distill takes the name of a function of the workload, not 'a b'"),
+        ("int8-qat:3", "int8-qat takes no argument"),
+    ],
+)
+def test_an_order_that_makes_no_sense(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(text)

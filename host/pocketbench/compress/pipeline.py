@@ -141,7 +141,7 @@ class _Job:
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
                 written = Path(scratch) / f"made.{form}"
                 if before is None or recipe.on_file is None:
-                    done = self._convert(made, form, written)
+                    done = self._convert(recipe.on_network, made, form, written)
                 else:
                     done = self._apply(recipe.on_file, form, before, written)
                 did = {**made.did, **done.facts}
@@ -151,7 +151,7 @@ class _Job:
                 networks.finish(manifest, told)
         return kept, json.loads(manifest.read_text())
 
-    def _convert(self, made: networks.Made, form: str, target: Path) -> Done:
+    def _convert(self, steps: Sequence[str], made: networks.Made, form: str, target: Path) -> Done:
         from pocketbench.convert import to_litert, to_onnx
 
         if made.content is None:
@@ -166,12 +166,21 @@ class _Job:
                 f"{self._workload.path.name}: calibration_batches() is needed to know the network's inputs"
             )
         network = self._networks.module(made)
-        example = self._found[0]
-        names = self._networks.input_names
-        convert = to_onnx.convert if form == "onnx" else to_litert.convert
-        facts = convert(network, example, names, target)
-        self._agree(target, form, _eager(network), compare_with="the network")
-        return Done(facts)
+        example, names = self._found[0], self._networks.input_names
+        if not steps or steps[-1] != "int8-qat":
+            convert = to_onnx.convert if form == "onnx" else to_litert.convert
+            facts = convert(network, example, names, target)
+            self._agree(target, form, _eager(network), compare_with="the network")
+            return Done(facts)
+        from pocketbench.compress import qat
+
+        network = qat.finish(network, form)
+        if form == "onnx":
+            facts = to_onnx.convert(network, example, names, target)
+        else:
+            facts = to_litert.convert(network, example, names, target, rounded=True)
+        checked = qat.written(target, form, str(self._common["target"]))
+        return Done({**facts, **checked.facts}, self._agree(target, form, _eager(network), compare_with="the network"))
 
     def _apply(self, step_name: str, form: str, before: Path, target: Path) -> Done:
         step = create(step_name, form)

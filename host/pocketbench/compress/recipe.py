@@ -20,6 +20,9 @@ REFERENCE = "fp32"
 NETWORK_STEPS: Mapping[str, str] = {
     "prune": "pocketbench.compress.prune:Prune",
     "sparse": "pocketbench.compress.sparse:Sparse",
+    "distill": "pocketbench.compress.distill:Distill",
+    "scratch": "pocketbench.compress.distill:Scratch",
+    "int8-qat": "pocketbench.compress.qat:Int8",
 }
 # Those whose argument, after a colon, is a share: more than 0 and less than 1.
 SHARES = ("prune", "sparse")
