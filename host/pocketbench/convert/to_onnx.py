@@ -28,9 +28,10 @@ def convert(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     with exporting("exported to ONNX", inputs) as example:
+        network.eval()
         try:
             torch.onnx.export(
-                network.eval(),
+                network,
                 example,
                 str(target),
                 dynamo=True,
