@@ -59,6 +59,16 @@ def test_dynamic_refuses_convolutions(tmp_path: Path) -> None:
         onnx_quantize.Dynamic().apply(source, tmp_path / "x.onnx", CONTEXT)
 
 
+def test_dynamic_quantizes_matrix_products(tmp_path: Path) -> None:
+    source, target = nets.linear(tmp_path / "net.onnx"), tmp_path / "int8.onnx"
+    step = onnx_quantize.Dynamic()
+    step.apply(source, target, CONTEXT)
+    assert step.check(source, target).facts["int8_share"] == 1.0
+    assert target.stat().st_size < 0.3 * source.stat().st_size
+    (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
+    assert found.cosine > 0.999
+
+
 def nothing_to_do(path: Path) -> Path:
     """A network without a weight of the kinds that are quantized."""
     return nets.save(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"y": [1, 3, 16, 16]})

@@ -67,9 +67,9 @@ def made(
     )
 
 
-def onnx_workload(folder: Path) -> Path:
+def onnx_workload(folder: Path, network: Path | None = None) -> Path:
     path = folder / "w.py"
-    path.write_text(FILE.format(model=str(nets.conv(folder / "net.onnx"))))
+    path.write_text(FILE.format(model=str(network or nets.conv(folder / "net.onnx"))))
     return path
 
 

@@ -11,7 +11,12 @@ from pocketbench.errors import UsageError
 
 @pytest.mark.parametrize(
     ("text", "expected", "steps"),
-    [("fp32", "fp32", ()), ("int8-static", "int8-static", ("int8-static",)), ("fp32+fp16", "fp16", ("fp16",))],
+    [
+        ("fp32", "fp32", ()),
+        ("int8-static", "int8-static", ("int8-static",)),
+        ("fp32+fp16", "fp16", ("fp16",)),
+        ("sparse:0.50+int8-static", "sparse:0.5+int8-static", ("sparse:0.5", "int8-static")),
+    ],
 )
 def test_parse(text: str, expected: str, steps: tuple[str, ...]) -> None:
     found = parse(text)
@@ -27,6 +32,24 @@ def test_what_is_no_recipe() -> None:
         parse("fp16+int8-static")
     with pytest.raises(UsageError, match="unknown step ''"):
         parse("fp16+")
+    with pytest.raises(UsageError, match=r"unknown step 'sparce' \(did you mean 'sparse'"):
+        parse("sparce:0.5")
+    with pytest.raises(UsageError, match=r"fp16 writes a file of its own kind: nothing can follow it"):
+        parse("fp16+sparse:0.5")
+    with pytest.raises(UsageError, match="fp16 takes no argument"):
+        parse("fp16:1")
+
+
+@pytest.mark.parametrize("share", ["0", "1", "50", "half", "nan", ""])
+def test_a_share_lies_between_none_and_all(share: str) -> None:
+    with pytest.raises(UsageError, match=r"sparse takes a share between 0 and 1, like sparse:0\.5; not '"):
+        parse(f"sparse:{share}")
+
+
+def test_steps_on_the_network_and_on_the_file() -> None:
+    found = parse("sparse:0.5+int8-static")
+    assert (found.on_network, found.on_file) == (("sparse:0.5",), "int8-static")
+    assert (parse("fp32").on_network, parse("fp32").on_file) == ((), None)
 
 
 def test_needs_are_named() -> None:
@@ -41,3 +64,27 @@ def test_a_format_without_a_way() -> None:
 
 def test_file_names_are_plain() -> None:
     assert recipe.file_name("net", parse("int8-static"), "tflite") == "net-int8-static.tflite"
+
+
+def test_distillation_has_a_control() -> None:
+    control = parse("distill:tiny+fp16").control
+    assert control == parse("scratch:tiny+fp16")
+    assert parse("fp16").control is None and parse("scratch").control is None
+    needs = [function for _, function in parse("distill:tiny").needs()]
+    assert needs == ["calibration_batches", "train_batches", "tiny"]
+    assert ("distill", "student") in list(parse("distill").needs())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prune:0.5+distill", "distill begins with another network: nothing can come before it"),
+        ("int8-qat+fp16", "int8-qat writes a file of its own kind: nothing can follow it"),
+        ("int8-qat+prune:0.5", "int8-qat writes a file of its own kind: nothing can follow it"),
+        ("distill:a b", "distill takes the name of a function of the workload, not 'a b'"),
+        ("int8-qat:3", "int8-qat takes no argument"),
+    ],
+)
+def test_an_order_that_makes_no_sense(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(text)

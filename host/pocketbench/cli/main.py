@@ -18,6 +18,7 @@ from pocketbench.errors import PocketbenchError, UsageError
 # Short help stands here so that `bench --help` imports no subcommand.
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "compress": ("pocketbench.cli.compress:compress", "Smaller files of a workload's network, by recipe."),
+    "convert": ("pocketbench.cli.convert:convert", "A network's file in another format."),
     "devices": ("pocketbench.cli.devices:devices", "Devices: list, add, check, shell, log."),
     "history": ("pocketbench.cli.history:history", "Earlier results of the store."),
     "compare": ("pocketbench.cli.compare:compare", "Two results: is there a difference?"),

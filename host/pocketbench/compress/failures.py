@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from pocketbench.compress.recipe import StepFailed, missing_extra
 from pocketbench.errors import PocketbenchError
 
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+# With less than this free, a disk is full.
+ROOM_BYTES = 1_000_000
 
 
 @contextlib.contextmanager
@@ -30,6 +35,9 @@ def told(folder: Path) -> Iterator[None]:
             raise StepFailed(_said(error)) from error
         raise PocketbenchError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
     except Exception as error:
+        # ONNX Runtime writes on a full disk without a word, and fails as it reads that again.
+        if shutil.disk_usage(folder).free < ROOM_BYTES:
+            raise PocketbenchError(f"{folder}: cannot be written: {os.strerror(errno.ENOSPC)}") from error
         raise StepFailed(_said(error)) from error
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from pocketbench.compress import tail as tails
 from pocketbench.compress.recipe import StepFailed
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
 # Where operators have their weights that have them elsewhere: input and recurrent ones.
 RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 LARGEST_BYTES = 2 * 1000**3
@@ -147,6 +147,31 @@ def convolutions_left(model: Any) -> tuple[list[str], list[str]]:
             if node.input[0] not in scales:
                 floating.append(node.name)
     return coarse, floating
+
+
+def unsigned_activations(model: Any) -> None:
+    """The same real values in u8 instead of s8: x86 has the instructions for that, and is several times faster.
+
+    Every zero point of an activation moves by 128; weights stay as they are.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in constants:
+            continue
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is None or zero.data_type != TensorProto.INT8:
+            continue
+        if zero.name not in made:
+            made[zero.name] = f"{zero.name}_u8"
+            moved = (numpy_helper.to_array(zero).astype(np.int16) + 128).astype(np.uint8)
+            model.graph.initializer.append(numpy_helper.from_array(moved, made[zero.name]))
+        node.input[2] = made[zero.name]
+        if node.op_type == "QuantizeLinear":
+            for one in [one for one in node.attribute if one.name == "output_dtype"]:
+                one.i = TensorProto.UINT8
+    for info in [one for one in model.graph.value_info if one.type.tensor_type.elem_type == TensorProto.INT8]:
+        model.graph.value_info.remove(info)
 
 
 def operators(model: Any) -> Mapping[str, int]:

@@ -18,13 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from pocketbench import __version__
-from pocketbench.compress import artifact, compare, failures, source
+from pocketbench.compress import artifact, compare, failures, networks, source
 from pocketbench.compress.artifact import Artifact
-from pocketbench.compress.recipe import REFERENCE, Context, Done, Recipe, Sample, StepFailed, create, file_name
+from pocketbench.compress.recipe import (
+    REFERENCE,
+    Context,
+    Done,
+    Inputs,
+    Recipe,
+    Sample,
+    Say,
+    StepFailed,
+    create,
+    file_name,
+)
+from pocketbench.errors import UsageError
 from pocketbench.workload import Workload
 
 PACKAGES = (
     "torch",
+    "torchao",
+    "torch-pruning",
+    "onnx2torch",
     "onnx",
     "onnxruntime",
     "onnxscript",
@@ -33,11 +48,10 @@ PACKAGES = (
     "ai-edge-quantizer",
     "numpy",
 )
+SEED = 0
 JUDGED = 32
 # Below this an output is not the source's any more; below the second a person should know.
 REFUSED, WARNED = 0.9, 0.98
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,21 +66,35 @@ class Failed:
 def make(
     workload: Workload, recipes: Sequence[Recipe], formats: Sequence[str], folder: Path, say: Say, target: str = ""
 ) -> Iterator[Artifact | Failed]:
-    """Each recipe in each format, in that order. UsageError: the workload lacks what a recipe needs."""
+    """Each recipe in each format, in that order, each followed by its control where it has one.
+
+    UsageError: the workload lacks what a recipe needs.
+    """
     source.check(workload, recipes)
     found = source.samples(workload)
     say(f"{workload.path.name}: model()")
     network = source.network(workload)
     job = _Job(workload, network, found, folder, target or platform.machine(), say)
     for form in formats:
-        for recipe in recipes:
+        for recipe in _with_controls(recipes):
             try:
+                if recipe not in recipes:
+                    source.check(workload, [recipe])
                 with failures.told(folder):
                     made = job.make(recipe, form)
             except StepFailed as error:
                 yield Failed(recipe.text, form, str(error))
+            except UsageError as error:
+                if recipe in recipes:
+                    raise
+                yield Failed(recipe.text, form, str(error))
             else:
                 yield made
+
+
+def _with_controls(recipes: Sequence[Recipe]) -> list[Recipe]:
+    chosen = [one for recipe in recipes for one in (recipe, recipe.control) if one is not None]
+    return list(dict.fromkeys(chosen))
 
 
 class _Job:
@@ -76,84 +104,100 @@ class _Job:
         self,
         workload: Workload,
         network: source.Network,
-        found: Sequence[source.Inputs],
+        found: Sequence[Inputs],
         folder: Path,
         target: str,
         say: Say,
     ) -> None:
         self._workload, self._network, self._found = workload, network, found
-        self._folder, self._target, self._say = folder, target, say
-        self._calibration = source.digest(found)
-        self._versions = {name: version for name in PACKAGES if (version := _version(name))}
+        self._folder, self._say = folder, say
+        self._common = {
+            "source": network.sha256,
+            "calibration": source.digest(found),
+            "versions": {name: version for name in PACKAGES if (version := _version(name))},
+            "pocketbench": __version__,
+            "code": _code(),
+            "target": target,
+            "seed": SEED,
+        }
+        self._networks = networks.Networks(workload, network, found, self._common, say)
 
     def make(self, recipe: Recipe, form: str) -> Artifact:
         """One artifact. StepFailed."""
-        reference, told = self._stage(REFERENCE, form, None)
-        if recipe.steps:
-            reference, told = self._stage(recipe.text, form, reference)
+        reference, told = self._stage(Recipe("+".join(recipe.on_network) or REFERENCE, recipe.on_network), form, None)
+        if recipe.on_file:
+            reference, told = self._stage(recipe, form, reference)
         path = self._folder / file_name(self._network.stem, recipe, form)
-        shutil.copy(reference, path)
-        path.with_suffix(path.suffix + ".json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        beside = path.with_suffix(path.suffix + ".json")
+        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+            written, manifest = Path(scratch) / path.name, Path(scratch) / beside.name
+            shutil.copy(reference, written)
+            manifest.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+            written.replace(path)
+            manifest.replace(beside)
         return Artifact(path, recipe.text, form, told, tuple(told["findings"]))
 
-    def _stage(self, text: str, form: str, before: Path | None) -> tuple[Path, Mapping[str, Any]]:
-        import platformdirs
-
-        inputs = {
-            "recipe": text,
-            "format": form,
-            "source": self._network.sha256,
-            "calibration": self._calibration,
-            "versions": self._versions,
-            "pocketbench": __version__,
-            "code": _code(),
-            "target": self._target,
-            "seed": 0,
-        }
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
-        kept = Path(platformdirs.user_cache_dir("pocketbench")) / "artifacts" / f"{key}.{form}"
+    def _stage(self, recipe: Recipe, form: str, before: Path | None) -> tuple[Path, Mapping[str, Any]]:
+        inputs: dict[str, Any] = {"recipe": recipe.text, "format": form, **self._common}
+        if recipe.on_network:
+            inputs["training"] = self._networks.training
+        kept = networks.kept(inputs, form)
         manifest = kept.with_suffix(".json")
         if not manifest.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            self._say(f"{self._network.stem}: {text} for {form}")
-            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                made = Path(scratch) / f"made.{form}"
-                done = self._convert(form, made) if before is None else self._apply(text, form, before, made)
-                told = {**inputs, "did": dict(done.facts), "findings": list(done.findings)}
-                artifact.embed(made, form, {**inputs, "did": dict(done.facts)})
-                made.replace(kept)
-                (Path(scratch) / "manifest").write_text(json.dumps(told))
-                # The manifest is what says that the stage is whole.
-                (Path(scratch) / "manifest").replace(manifest)
+            made = self._networks.after(recipe.on_network)
+            self._say(f"{self._network.stem}: {recipe.text} for {form}")
+            # Inside, as what fills the disk is gone with the folder.
+            with tempfile.TemporaryDirectory(dir=kept.parent) as scratch, failures.told(kept.parent):
+                written = Path(scratch) / f"made.{form}"
+                if before is None or recipe.on_file is None:
+                    done = self._convert(recipe.on_network, made, form, written)
+                else:
+                    done = self._apply(recipe.on_file, form, before, written)
+                did = {**made.did, **done.facts}
+                told = {**inputs, "did": did, "findings": [*made.findings, *done.findings]}
+                artifact.embed(written, form, {**inputs, "did": did})
+                written.replace(kept)
+                networks.finish(manifest, told)
         return kept, json.loads(manifest.read_text())
 
-    def _convert(self, form: str, target: Path) -> Done:
+    def _convert(self, steps: Sequence[str], made: networks.Made, form: str, target: Path) -> Done:
         from pocketbench.convert import to_litert, to_onnx
 
-        if self._network.is_file:
-            if form != "onnx":
-                raise StepFailed(f"{self._network.stem}.onnx: this version has no way from .onnx to {form}")
+        if made.content is None:
+            from pocketbench.compress import onnx_graph
             from pocketbench.convert import onnx_file
 
-            facts = onnx_file.convert(self._network.content, target)
-            changed = len(facts) > 1
-            found = self._agree(target, form, _runner(form)(self._network.content), "the file") if changed else ()
-            return Done(facts, found)
+            if form == "onnx":
+                facts = onnx_file.convert(self._network.content, target)
+                changed = len(facts) > 1
+                found = self._agree(target, form, _runner(form)(self._network.content), "the file") if changed else ()
+                return Done(facts, found)
+            onnx_graph.load(self._network.content)
         if not self._found:
             raise StepFailed(
                 f"{self._workload.path.name}: calibration_batches() is needed to know the network's inputs"
             )
-        example = self._found[0]
-        names = [f"input{position}" for position in range(len(example))] if len(example) > 1 else ["input"]
-        convert = to_onnx.convert if form == "onnx" else to_litert.convert
-        facts = convert(self._network.content, example, names, target)
-        self._agree(target, form, self._eager(), compare_with="the network")
-        return Done(facts)
+        network = self._networks.module(made)
+        example, names = self._found[0], self._networks.input_names
+        if not steps or steps[-1] != "int8-qat":
+            convert = to_onnx.convert if form == "onnx" else to_litert.convert
+            facts = convert(network, example, names, target)
+            self._agree(target, form, _eager(network), compare_with="the network")
+            return Done(facts)
+        from pocketbench.compress import qat
 
-    def _apply(self, text: str, form: str, before: Path, target: Path) -> Done:
-        step = create(text, form)
+        network = qat.finish(network, form)
+        if form == "onnx":
+            facts = to_onnx.convert(network, example, names, target)
+        else:
+            facts = to_litert.convert(network, example, names, target, rounded=True)
+        checked = qat.written(target, form, str(self._common["target"]))
+        return Done({**facts, **checked.facts}, self._agree(target, form, _eager(network), compare_with="the network"))
+
+    def _apply(self, step_name: str, form: str, before: Path, target: Path) -> Done:
+        step = create(step_name, form)
         samples = self._samples(before, form)
-        done = step.apply(before, target, Context(samples, self._target))
+        done = step.apply(before, target, Context(samples, str(self._common["target"])))
         checked = step.check(before, target)
         found = self._agree(target, form, _runner(form)(before), compare_with="its source")
         return Done({**done.facts, **checked.facts}, (*done.findings, *checked.findings, *found))
@@ -169,16 +213,6 @@ class _Job:
                     f"{', '.join(map(str, wanted))} ({', '.join(names)})"
                 )
         return [dict(zip(names, sample, strict=True)) for sample in self._found]
-
-    def _eager(self) -> compare.Run:
-        import torch
-
-        def run(sample: Sample) -> compare.Arrays:
-            with torch.no_grad():
-                made = self._network.content(*(torch.from_numpy(array) for array in sample.values()))
-            return [one.numpy() for one in (made if isinstance(made, (tuple, list)) else (made,))]
-
-        return run
 
     def _agree(self, made: Path, form: str, reference: compare.Run, compare_with: str) -> tuple[str, ...]:
         """Findings in words; StepFailed where an output is not the source's any more."""
@@ -208,6 +242,17 @@ def _fit(given: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> boo
     return [len(shape) for shape in given] == [len(shape) for shape in wanted] and all(
         size in (0, have) for g, w in zip(given, wanted, strict=True) for have, size in zip(g, w, strict=True)
     )
+
+
+def _eager(network: Any) -> compare.Run:
+    import torch
+
+    def run(sample: Sample) -> compare.Arrays:
+        with torch.no_grad():
+            made = network(*(torch.from_numpy(array) for array in sample.values()))
+        return [one.numpy() for one in (made if isinstance(made, (tuple, list)) else (made,))]
+
+    return run
 
 
 def _runner(form: str) -> Callable[[Path], compare.Run]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketbench.compress.recipe import Recipe, missing_extra
+from pocketbench.compress.recipe import Inputs, Recipe, missing_extra
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload, where
 
 MOST_SAMPLES = 128
-Inputs = tuple[NDArray[np.float32], ...]
+# What the extra brings, for workloads that import it themselves.
+EXTRA = ("torch", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,19 @@ def network(workload: Workload) -> Network:
     return Network(made, workload.path.stem, digest.hexdigest())
 
 
+def functions(workload: Workload) -> dict[str, Callable[..., Any]]:
+    """All of the workload's, by name. UsageError, with the line, where one raises as it is called or gone through."""
+
+    def guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            made = _call(workload, name, lambda: function(*arguments))
+            return _through(workload, name, made) if isinstance(made, Iterator) else made
+
+        return call
+
+    return {name: guarded(name, one) for name, one in vars(workload.module).items() if callable(one)}
+
+
 def samples(workload: Workload) -> list[Inputs]:
     """Up to 128 real inputs of one item each, from calibration_batches(). UsageError for what does not fit together."""
     function = getattr(workload.module, "calibration_batches", None)
@@ -121,9 +135,19 @@ def _array(given: Any, workload: Workload) -> NDArray[np.float32]:
     return array.astype(np.float32)
 
 
+def _through(workload: Workload, name: str, items: Iterator[Any]) -> Iterator[Any]:
+    end = object()
+    while (item := _call(workload, name, lambda: next(items, end))) is not end:
+        yield item
+
+
 def _call(workload: Workload, name: str, function: Callable[[], Any]) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return function()
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in EXTRA:
+            raise missing_extra(error) from error
+        raise UsageError(f"{workload.path.name}: {name}() raised {where(error, workload.path)}") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"{workload.path.name}: {name}() raised {where(error, workload.path)}") from error

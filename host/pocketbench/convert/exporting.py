@@ -35,8 +35,12 @@ def exporting(what: str, inputs: Sequence[NDArray[np.float32]]) -> Iterator[tupl
 
 def last_cause(error: BaseException) -> str:
     """The first line of the innermost cause, with the line of the user's code where the message has it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    where = next((line for line in lines if line.startswith("File ") and "site-packages" not in line), "")
-    return f"{type(error).__name__}: {lines[0] if lines else ''}{f' ({where})' if where else ''}"
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
+    # The innermost may not know where in the network it is: what is around it does.
+    told = [text for one in reversed(chain) for text in (str(one), *getattr(one, "__notes__", ()))]
+    places = [line.strip() for text in told for line in text.splitlines()]
+    where = next((line for line in places if line.startswith("File ") and "site-packages" not in line), "")
+    return f"{type(chain[-1]).__name__}: {lines[0] if lines else ''}{f' ({where})' if where else ''}"

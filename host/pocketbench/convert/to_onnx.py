@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,35 @@ def convert(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     with exporting("exported to ONNX", inputs) as example:
-        torch.onnx.export(
-            network.eval(),
-            example,
-            str(target),
-            dynamo=True,
-            # A sidecar file is the default, even for small networks, and is left behind when the file moves.
-            external_data=False,
-            verbose=False,
-            input_names=list(names),
-        )
+        network.eval()
+        try:
+            torch.onnx.export(
+                network,
+                example,
+                str(target),
+                dynamo=True,
+                # A sidecar file is the default, even for small networks, and is left behind when the file moves.
+                external_data=False,
+                verbose=False,
+                input_names=list(names),
+            )
+        except Exception as error:
+            error.add_note(_place(network, example, error))
+            raise
     model = onnx.load(target)
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < OLDEST_OPSET:
         raise StepFailed(f"the exporter wrote operator set {opset}, which it does not do well: use a newer torch")
     target.write_bytes(onnx_graph.strip(model))
     return {"opset": opset, "exporter": "torch.onnx dynamo"}
+
+
+def _place(network: Any, example: tuple[Any, ...], error: BaseException) -> str:
+    """Where in the user's code the node stands that the exporter names without its place; empty if unknown."""
+    import torch
+
+    named = re.search(r"translating node %(\w+)", str(error))
+    if named is None:
+        return ""
+    nodes = torch.export.export(network, example).run_decompositions().graph.nodes
+    return next((node.stack_trace or "" for node in nodes if node.name == named[1]), "")

@@ -1,0 +1,166 @@
+"""The stages of a recipe that work on a torch network: each is kept by what went into it, and taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pickle
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketbench.compress import source
+from pocketbench.compress.recipe import Inputs, NetworkContext, Say, create_on_network, missing_extra, named
+from pocketbench.workload import Workload
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network after some steps, what each of them did, and what a person should know of it.
+
+    `content` is None where the network is still the .onnx file that it was.
+    """
+
+    content: Any
+    did: Mapping[str, Any]
+    findings: tuple[str, ...] = ()
+
+
+class Networks:
+    """Of one workload, by the steps that they went through."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        network: source.Network,
+        samples: Sequence[Inputs],
+        common: Mapping[str, Any],
+        say: Say,
+    ) -> None:
+        self._workload, self._network, self._samples = workload, network, samples
+        self._common, self._say = common, say
+        content = None if network.is_file else network.content.eval()
+        self._made: dict[tuple[str, ...], Made] = {(): Made(content, {})}
+        self._functions = source.functions(workload)
+        self._original: Any = content
+        self._training = ""
+
+    @property
+    def training(self) -> str:
+        """Hash of what is trained with: the workload file, and its first batch."""
+        if not self._training:
+            total = hashlib.sha256(self._workload.sha256.encode())
+            if "train_batches" in self._functions:
+                with repeatable(int(self._common["seed"])):
+                    for one in _arrays(next(iter(self._functions["train_batches"]()), ())):
+                        total.update(repr((one.shape, one.dtype.str)).encode() + np.ascontiguousarray(one).tobytes())
+            self._training = total.hexdigest()
+        return self._training
+
+    @property
+    def input_names(self) -> list[str]:
+        """As the file has them, or plain ones."""
+        count = len(self._samples[0])
+        return [f"input{position}" for position in range(count)] if count > 1 else ["input"]
+
+    def after(self, steps: tuple[str, ...]) -> Made:
+        """The network after these steps, made now or before. StepFailed."""
+        if steps not in self._made:
+            self._made[steps] = self._stage(steps)
+        return self._made[steps]
+
+    def module(self, made: Made) -> Any:
+        """The torch module; an .onnx file becomes one now."""
+        return self._torch() if made.content is None else made.content
+
+    def _torch(self) -> Any:
+        if self._original is None:
+            from pocketbench.convert import from_onnx
+
+            self._say(f"{self._network.stem}: the .onnx file as a torch network")
+            self._original = from_onnx.convert(self._network.content, self._samples)
+        return self._original
+
+    def _stage(self, steps: tuple[str, ...]) -> Made:
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from error
+        step = create_on_network(steps[-1])
+        inputs = {**self._common, "steps": steps, "training": self.training}
+        place = kept(inputs, "pt")
+        manifest = place.with_suffix(".json")
+        before = self.after(steps[:-1])
+        if manifest.is_file():
+            told = json.loads(manifest.read_text())
+            if self._network.is_file:
+                from pocketbench.convert import from_onnx
+
+                from_onnx.onnx2torch()
+            # A whole pickled module, since its shapes are not those of its class any more; it is a file of our own.
+            return Made(torch.load(place, weights_only=False), told["did"], tuple(told["findings"]))
+        self._say(f"{self._network.stem}: {'+'.join(steps)}")
+        network = self.module(before)
+        context = NetworkContext(
+            self._samples, self._functions, self._torch(), self._say, seed=int(self._common["seed"])
+        )
+        with repeatable(context.seed):
+            content, done = step.apply(network, context)
+            checked = step.check(network, content, context)
+        did = {**before.did, steps[-1]: {**done.facts, **checked.facts}}
+        found = (*before.findings, *done.findings, *checked.findings)
+        try:
+            with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+                torch.save(content, Path(scratch) / "network")
+                (Path(scratch) / "network").replace(place)
+            finish(manifest, {"did": did, "findings": list(found)})
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self._say(f"{named(steps[-1])[0]}: the network cannot be kept, an interrupted run makes it again: {error}")
+        return Made(content, did, found)
+
+
+@contextlib.contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """The same numbers again: seeds, and one thread, since more would add up in another order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def kept(inputs: Mapping[str, Any], suffix: str) -> Path:
+    """Where what is made of these inputs is kept."""
+    import platformdirs
+
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+    folder = Path(platformdirs.user_cache_dir("pocketbench")) / "artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{key}.{suffix}"
+
+
+def finish(manifest: Path, told: Mapping[str, Any]) -> None:
+    """Written last and at once: it is what says that a stage is whole."""
+    with tempfile.TemporaryDirectory(dir=manifest.parent) as scratch:
+        (Path(scratch) / "manifest").write_text(json.dumps(told))
+        (Path(scratch) / "manifest").replace(manifest)
+
+
+def _arrays(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, (tuple, list)):
+        for one in batch:
+            yield from _arrays(one)
+    else:
+        yield np.asarray(batch.detach().cpu().numpy() if hasattr(batch, "detach") else batch)

@@ -1,0 +1,231 @@
+"""Channels taken out of a network, with everything that hangs on them, until a share of its arithmetic is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from pocketbench.compress import compare, refit, sensitivity, training
+from pocketbench.compress.recipe import Done, NetworkContext, StepFailed
+from pocketbench.compress.sensitivity import WEIGHTED
+
+# Kernels work on blocks of channels. Without training, whole blocks of thin layers are more than a net can do without.
+BLOCK, BLOCK_UNTRAINED = 8, 4
+# By halving, the ratio of channels that comes nearest to the share of arithmetic.
+TRIES = 8
+# Less of what was asked for is no pruning at that share.
+LEAST = 0.5
+JUDGED = 16
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network with fewer channels, and which of the channels each layer still has, by its name."""
+
+    network: Any
+    kept: Mapping[str, Any]
+    cut: float
+
+
+class Prune:
+    """The channels that matter least; then training, where the workload can train, or least squares layer by layer."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def apply(self, network: Any, context: NetworkContext) -> tuple[Any, Done]:
+        """Where there is batch norm and training, by magnitude; else by what the outputs would lose."""
+        name = f"prune:{self._share:g}"
+        traced = refit.traced(network)
+        source = network if traced is None else traced
+        example = tuple(torch.from_numpy(one) for one in context.samples[0])
+        trained = context.trains and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in network.modules())
+        ignored = heads(source, example)
+        if trained:
+            rank: Callable[[Any], Any] = lambda made: tp.importance.GroupMagnitudeImportance(p=2)  # noqa: E731
+        else:
+            context.say(f"{name}: what each channel does to the outputs")
+            scores = sensitivity.scores(source, context.samples)
+            rank = lambda made: sensitivity.Importance(made, scores, example)  # noqa: E731
+        block = BLOCK if context.trains else BLOCK_UNTRAINED
+        context.say(f"{name}: which channels to take out")
+        pruned = _nearest(self._share, source, example, ignored, rank, block, globally=not trained)
+        facts: dict[str, Any] = {
+            "asked": self._share,
+            "cut": round(pruned.cut, 4),
+            "ignored_layers": ignored,
+            "importance": "magnitude" if trained else "sensitivity of the outputs",
+            "channels_in_blocks_of": block,
+        }
+        found: tuple[str, ...] = ()
+        if context.trains:
+            facts["recovery"] = training.fine_tune(pruned.network, context, name)
+        elif traced is not None:
+            facts["recovery"], found = _refitted(name, traced, pruned, context)
+        else:
+            found = ("the network cannot be traced, so that nothing makes up for the channels that it lost",)
+        return pruned.network.eval(), Done(facts, found)
+
+    def check(self, before: Any, after: Any, context: NetworkContext) -> Done:
+        """Less arithmetic, by about what was asked for; outputs of the same shapes, which still move."""
+        name = f"prune:{self._share:g}"
+        example = tuple(torch.from_numpy(one) for one in context.samples[0])
+        (macs, parameters), (macs_left, parameters_left) = size(before, example), size(after, example)
+        cut = 1 - macs_left / macs if macs else 0.0
+        if cut < LEAST * self._share:
+            raise StepFailed(f"{name}: only {cut:.0%} of the multiplications are gone")
+        training.check_outputs(name, before, after, context)
+        told = (
+            f"{cut:.1%} of the multiplications are gone ({macs / 1e6:.1f} to {macs_left / 1e6:.1f} million), of the "
+            f"parameters {1 - parameters_left / parameters:.1%} ({parameters / 1e6:.3f} to {parameters_left / 1e6:.3f} "
+            "million)"
+        )
+        counted = {
+            "multiplications_before": macs,
+            "multiplications": macs_left,
+            "parameters_before": parameters,
+            "parameters": parameters_left,
+        }
+        return Done(counted, (told,))
+
+
+def size(network: Any, example: Sequence[Any]) -> tuple[int, int]:
+    """Multiplications and parameters."""
+    macs, parameters = tp.utils.count_ops_and_params(copy.deepcopy(network), tuple(example))
+    return int(macs), int(parameters)
+
+
+def heads(network: Any, example: Sequence[Any]) -> list[str]:
+    """Names of the layers whose channels reach an output without another layer with weights: they have to stay."""
+    work = _trainable(network)
+    names = {layer: name for name, layer in work.named_modules()}
+    graph = _graph(work, example)
+    found = []
+    for layer, node in graph.module2node.items():
+        if not isinstance(layer, WEIGHTED):
+            continue
+        seen, open_ = set(), list(node.outputs)
+        ends = not open_
+        while open_ and not ends:
+            one = open_.pop()
+            if id(one) in seen or isinstance(one.module, WEIGHTED):
+                continue
+            seen.add(id(one))
+            ends = not one.outputs
+            open_ += one.outputs
+        if ends:
+            found.append(names[layer])
+    return sorted(found)
+
+
+def _nearest(
+    share: float,
+    network: Any,
+    example: Sequence[Any],
+    ignored: Sequence[str],
+    rank: Callable[[Any], Any],
+    block: int,
+    globally: bool,
+) -> Pruned:
+    best: Pruned | None = None
+    low, high = 0.0, min(0.95, 2 * share)
+    before, _ = size(network, example)
+    for _ in range(TRIES):
+        ratio = (low + high) / 2
+        made = _prune(network, example, ignored, rank, ratio, block, globally, before)
+        if best is None or abs(made.cut - share) < abs(best.cut - share):
+            best = made
+        low, high = (ratio, high) if made.cut < share else (low, ratio)
+    assert best is not None
+    return best
+
+
+def _prune(
+    network: Any,
+    example: Sequence[Any],
+    ignored: Sequence[str],
+    rank: Callable[[Any], Any],
+    ratio: float,
+    block: int,
+    globally: bool,
+    before: int,
+) -> Pruned:
+    made = _trainable(network)
+    layers = {name: layer for name, layer in made.named_modules() if isinstance(layer, WEIGHTED)}
+    names = {layer: name for name, layer in layers.items()}
+    kept = {name: np.arange(_channels(layer)) for name, layer in layers.items()}
+    with _quiet():
+        pruner = tp.pruner.BasePruner(
+            made,
+            tuple(example),
+            importance=rank(made),
+            global_pruning=globally,
+            pruning_ratio=ratio,
+            ignored_layers=[layers[name] for name in ignored],
+            round_to=block,
+        )
+        for group in pruner.step(interactive=True):
+            for dependency, channels in group:
+                layer = dependency.target.module
+                if layer in names and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
+                    kept[names[layer]] = np.delete(kept[names[layer]], np.asarray(channels, dtype=int))
+            group.prune()
+    for name, layer in layers.items():
+        if len(kept[name]) != _channels(layer):
+            raise StepFailed(f"torch-pruning lost track of the channels of {name}")
+    left, _ = size(made, example)
+    return Pruned(made, kept, 1 - left / before if before else 0.0)
+
+
+def _refitted(
+    name: str, source: Any, pruned: Pruned, context: NetworkContext
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    judge, fit = context.samples[:JUDGED], context.samples[JUDGED:] or context.samples
+    before = _noise(source, pruned.network, judge)
+    facts = refit.refit(source, pruned.network, pruned.kept, fit, context.say, name)
+    after = _noise(source, pruned.network, judge)
+    told = (
+        "recovered without labels, layer by layer: its outputs differ from the network's by "
+        f"{after:.0%} of their spread ({before:.0%} before); that is rarely good enough, so look at its accuracy first"
+    )
+    return {**facts, "noise_before": round(before, 4), "noise": round(after, 4)}, (told,)
+
+
+def _noise(source: Any, made: Any, samples: Sequence[Any]) -> float:
+    first, second = (
+        [[one.numpy() for one in training.outputs(network, sample)] for sample in samples] for network in (source, made)
+    )
+    return max(one.noise for one in compare.apart(first, second))
+
+
+def _graph(network: Any, example: Sequence[Any]) -> Any:
+    with _quiet():
+        return tp.DependencyGraph().build_dependency(network, example_inputs=tuple(example))
+
+
+def _trainable(network: Any) -> Any:
+    """A copy through which gradients flow: the library follows them to find what hangs together."""
+    made = copy.deepcopy(network).eval()
+    for one in made.parameters():
+        one.requires_grad_(True)
+    return made
+
+
+def _channels(layer: Any) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

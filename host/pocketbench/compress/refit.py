@@ -1,0 +1,169 @@
+"""Layer by layer, the weights that bring a pruned network back to the one it came from: least squares, no labels.
+
+Both run side by side, node by node. At each layer the weights are solved for that turn the *pruned* network's input
+into the source's output at the channels that were kept, so that a layer makes up for what those before it lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pocketbench.compress.recipe import Inputs, Say
+from pocketbench.progress import duration
+
+POSITIONS = 600
+# Of the mean of the diagonal: how strongly the weights are held to what they were.
+RIDGE = 1e-5
+# All samples stand at the same node: so many bytes of them.
+MEMORY, LARGEST = 2_000_000_000, 64
+SAY_EVERY_S = 10.0
+
+
+def traced(network: Any) -> Any:
+    """The network as a graph of its layers; None where it does not lend itself to that."""
+    if isinstance(network, torch.fx.GraphModule):
+        return network
+    try:
+        return torch.fx.symbolic_trace(network.eval())
+    except Exception:
+        return None
+
+
+def refit(
+    source: Any, pruned: Any, kept: Mapping[str, Any], samples: Sequence[Inputs], say: Say, doing: str
+) -> Mapping[str, Any]:
+    """In place; both are graphs of the same nodes, and `kept` names the source's channels that each layer still has."""
+    with torch.no_grad():
+        return _refit(source, pruned, kept, samples, say, doing)
+
+
+def _refit(
+    source: Any, pruned: Any, kept: Mapping[str, Any], samples: Sequence[Inputs], say: Say, doing: str
+) -> Mapping[str, Any]:
+    chosen = samples[: _fitting(source, samples[0])]
+    generator = torch.Generator().manual_seed(0)
+    nodes = list(pruned.graph.nodes)
+    twins = {node.name: node for node in source.graph.nodes}
+    uses = {name: last for last, node in enumerate(nodes) for name in (one.name for one in node.all_input_nodes)}
+    first: dict[str, list[Any]] = {}
+    second: dict[str, list[Any]] = {}
+    placeholders = [node.name for node in nodes if node.op == "placeholder"]
+    for position, name in enumerate(placeholders):
+        first[name] = second[name] = [torch.from_numpy(sample[position]) for sample in chosen]
+    begun = told = time.monotonic()
+    layers = 0
+    for place, node in enumerate(nodes):
+        if node.op in ("placeholder", "output"):
+            continue
+        first[node.name] = [_call(source, twins[node.name], first, item) for item in range(len(chosen))]
+        layer = pruned.get_submodule(node.target) if node.op == "call_module" else None
+        if layer is not None and _solvable(layer):
+            channels = torch.as_tensor(kept[node.target])
+            _solve(layer, second[node.args[0].name], first[node.name], channels, generator)
+            layers += 1
+        second[node.name] = [_call(pruned, node, second, item) for item in range(len(chosen))]
+        for name in [one.name for one in node.all_input_nodes if uses[one.name] == place]:
+            first.pop(name, None)
+            second.pop(name, None)
+        if time.monotonic() - told >= SAY_EVERY_S:
+            told = time.monotonic()
+            left = (told - begun) / (place + 1) * (len(nodes) - place - 1)
+            say(f"{doing}: least squares, layer {layers}, about {duration(left)} left")
+    return {"method": "least squares", "layers": layers, "samples": len(chosen), "ridge": RIDGE}
+
+
+def _fitting(network: Any, sample: Inputs) -> int:
+    largest = [1]
+    hooks = [
+        one.register_forward_hook(lambda _, __, made: largest.append(made.numel() if hasattr(made, "numel") else 1))
+        for one in network.modules()
+    ]
+    network(*(torch.from_numpy(one) for one in sample))
+    for hook in hooks:
+        hook.remove()
+    # Of both networks, and at a node that joins three results.
+    return max(8, min(LARGEST, MEMORY // (max(largest) * 4 * 2 * 3)))
+
+
+def _call(network: Any, node: Any, values: Mapping[str, list[Any]], item: int) -> Any:
+    given = torch.fx.node.map_arg(node.args, lambda one: values[one.name][item])
+    named = torch.fx.node.map_arg(node.kwargs, lambda one: values[one.name][item])
+    if node.op == "call_module":
+        return network.get_submodule(node.target)(*given, **named)
+    if node.op == "call_function":
+        return node.target(*given, **named)
+    if node.op == "call_method":
+        return getattr(given[0], node.target)(*given[1:], **named)
+    found = network
+    for name in node.target.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _solvable(layer: Any) -> bool:
+    if isinstance(layer, nn.Linear):
+        return True
+    plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return plain and (layer.groups == 1 or layer.groups == layer.in_channels == layer.out_channels)
+
+
+def _solve(
+    layer: Any, given: Sequence[Any], wanted: Sequence[Any], channels: torch.Tensor, generator: torch.Generator
+) -> None:
+    deep = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    left: Any = 0.0
+    right: Any = 0.0
+    for one, target in zip(given, wanted, strict=True):
+        rows, aims = _rows(layer, one, target, channels, generator)
+        if layer.bias is not None:
+            rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
+        # Depthwise: [channels, positions, taps], each channel by itself; else [positions, inputs] for all.
+        left = left + (rows.mT @ rows).double()
+        right = right + (rows.mT @ (aims.mT[..., None] if deep else aims)).double()
+    count = layer.weight.shape[0]
+    old = layer.weight.reshape(count, -1)
+    if layer.bias is not None:
+        old = torch.cat([old, layer.bias[:, None]], 1)
+    start = old.double()[..., None] if deep else old.double().mT
+    size = left.shape[-1]
+    scale = left.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
+    held = left + RIDGE * scale[..., None, None] * torch.eye(size, dtype=torch.double)
+    made = start + torch.linalg.solve(held, right - left @ start)
+    made = made[..., 0] if deep else made.mT
+    if not bool(torch.isfinite(made).all()):
+        return
+    if layer.bias is not None:
+        layer.bias.copy_(made[:, -1].float())
+        made = made[:, :-1]
+    layer.weight.copy_(made.reshape(layer.weight.shape).float())
+
+
+def _rows(
+    layer: Any, given: Any, target: Any, channels: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one sample at random positions: what the layer sees, and the source's output there at the kept channels."""
+    if isinstance(layer, nn.Linear):
+        return given.reshape(-1, given.shape[-1]), target.reshape(-1, target.shape[-1])[:, channels]
+    (high, wide), (down, right) = layer.kernel_size, layer.padding
+    padded = functional.pad(given, (right, right, down, down))[0]
+    height, width = target.shape[-2:]
+    everything = height * width
+    if everything <= POSITIONS:
+        at = torch.arange(everything)
+    else:
+        at = torch.randint(everything, (POSITIONS,), generator=generator)
+    rows, columns = at // width * layer.stride[0], at % width * layer.stride[1]
+    taps = [
+        padded[:, rows + y * layer.dilation[0], columns + x * layer.dilation[1]]
+        for y in range(high)
+        for x in range(wide)
+    ]
+    seen = torch.stack(taps, 1)
+    aims = target[0, channels].flatten(1)[:, at].mT
+    return (seen.mT if layer.groups > 1 else seen.flatten(0, 1).mT), aims
