@@ -215,8 +215,8 @@ def test_heads_are_found_also_where_they_are_joined(bars: ModuleType) -> None:
     assert noise["noise"] < noise["noise_before"]
 
 
-def test_int8_qat_in_both_formats(tmp_path: Path, bars: ModuleType) -> None:
-    """Integers in both, also of a net that was pruned before; the activations are those of the processor."""
+def test_int8_qat_in_both_formats(tmp_path: Path, cache: Path, bars: ModuleType) -> None:
+    """Integers in both; the activations are those of the processor, and a second run takes up what was learnt."""
     found, failed, _ = made(workloads.write(tmp_path), ["int8-qat"], ["onnx", "tflite"])
     assert not failed
     for one in found:
@@ -228,6 +228,11 @@ def test_int8_qat_in_both_formats(tmp_path: Path, bars: ModuleType) -> None:
     assert hits(lambda array: second({"args_0": array})[0], bars) > 0.95
     kinds = {one.data_type for one in onnx.load(found[0].path).graph.initializer if one.name.endswith("_u8")}
     assert kinds == {onnx.TensorProto.UINT8}
+    before = found[0].sha256
+    for kept in [*cache.glob("*.onnx"), *(path.with_suffix(".json") for path in cache.glob("*.onnx"))]:
+        kept.unlink()
+    (again,), _, said = made(tmp_path / "bars.py", ["int8-qat"], ["onnx"])
+    assert again.sha256 == before and "bars: int8-qat" not in said, "what was learnt is kept, the graph is made anew"
 
 
 def test_int8_qat_that_did_nothing_is_refused(tmp_path: Path, bars: ModuleType) -> None:

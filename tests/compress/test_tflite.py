@@ -131,3 +131,30 @@ def test_what_is_quantized_already_is_no_source(tmp_path: Path, kind: type[Any])
     source = nets.DIGITS / "digits-int8.tflite"
     with pytest.raises(StepFailed, match=r"digits-int8\.tflite: has weights in int8 already: start from the float32"):
         kind().apply(source, tmp_path / "x.tflite", Context(digits()))
+
+
+def test_constants_that_only_repeat_are_kept_once(tmp_path: Path) -> None:
+    """As the grids of a detector, which stay float in its tail; the arithmetic repeats them by itself."""
+    torch = pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
+    from pocketbench.convert import to_litert
+
+    class Grid(torch.nn.Module):  # type: ignore[name-defined, misc, unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = torch.nn.Conv2d(1, 16, 3, 1, 1)
+            self.register_buffer("anchors", torch.rand(1, 16, 1, 1).repeat(1, 1, 28, 28))
+            self.register_buffer("rows", torch.arange(28.0).view(1, 1, 28, 1).repeat(1, 16, 1, 28))
+
+        def forward(self, x: Any) -> Any:
+            return self.conv(x).sigmoid() * self.anchors + self.rows
+
+    source, target = tmp_path / "grid.tflite", tmp_path / "int8.tflite"
+    to_litert.convert(Grid(), [digits()[0]["args_0"]], ["x"], source)
+    step = tflite_quantize.Static()
+    done = step.apply(source, target, Context(digits()))
+    step.check(source, target)
+    assert done.facts["repeats_left_out_bytes"] == 2 * 16 * 28 * 28 * 4 - 16 * 4 - 28 * 4
+    assert target.stat().st_size < 0.1 * source.stat().st_size
+    (found,) = compare.agreement(tflite_quantize.runner(source), tflite_quantize.runner(target), digits())
+    assert found.cosine > 0.9999 and not found.collapsed

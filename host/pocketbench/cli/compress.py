@@ -13,7 +13,7 @@ from pocketbench.errors import UsageError
 
 @click.command()
 @click.argument("workload", type=click.Path(path_type=Path))
-@click.option("--recipe", "recipes", multiple=True, required=True, help="fp32, fp16, int8-static, … Repeatable.")
+@click.option("--recipe", "recipes", multiple=True, required=True, help="int8-static, prune:0.5+fp16, … Repeatable.")
 @click.option("--to", "formats", multiple=True, type=click.Choice(["onnx", "tflite"]), help="Default: both.")
 @click.option(
     "--target", type=click.Choice(["x86_64", "aarch64"]), help="Processor that it is for; default: this one's."
@@ -23,7 +23,7 @@ from pocketbench.errors import UsageError
 def compress(
     workload: Path, recipes: tuple[str, ...], formats: tuple[str, ...], target: str | None, output: Path, debug: bool
 ) -> None:
-    """Make artifacts of WORKLOAD's network: a Python file with model(), and calibration_batches() for int8-static."""
+    """Make artifacts of WORKLOAD's network: a Python file with model(), and what its recipes need besides."""
     from tabulate import tabulate
 
     from pocketbench.compress import pipeline

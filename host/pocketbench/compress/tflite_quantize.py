@@ -30,6 +30,7 @@ class Static:
         """The better of the calibrators, by the noise on samples that they have not seen."""
         model = tflite_graph.load_float(source)
         tail = tflite_graph.tail(model)
+        shrunk = tflite_graph.shrink_repeats(model)
         mended, revived = tflite_graph.revive_dead_channels(model)
         fit, judge = calibrators.split(context.samples)
         key = next(iter(Interpreter(model_content=bytes(mended)).get_signature_list()))
@@ -57,6 +58,7 @@ class Static:
             "noise_by_calibrator": chosen.noise,
             "dead_channels": revived,
             "float_tail": tail,
+            "repeats_left_out_bytes": shrunk,
         }
         found = (
             (f"{revived} channels had no weights but a bias, which the quantizer would have lost",) if revived else ()
