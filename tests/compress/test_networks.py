@@ -114,8 +114,9 @@ def test_a_loss_that_is_not_finite_ends_the_step(tmp_path: Path) -> None:
             "train(network(16))", "network(16)"
         ),
     )
-    _, failed, _ = made(path, ["sparse:0.5"], ["onnx"])
-    assert failed[0].why == "sparse:0.5: the loss became inf after 0 steps"
+    _, failed, said = made(path, ["sparse:0.5"], ["onnx", "tflite"])
+    assert [one.why for one in failed] == ["sparse:0.5: the loss became inf after 0 steps"] * 2
+    assert said.count("bars: sparse:0.5") == 1, "not trained again for the second format"
 
 
 def test_sparse(bars: ModuleType) -> None:

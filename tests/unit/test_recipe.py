@@ -79,6 +79,7 @@ def test_distillation_has_a_control() -> None:
     ("text", "message"),
     [
         ("prune:0.5+distill", "distill begins with another network: nothing can come before it"),
+        ("sparse:0.5+prune:0.5", r"prune:0\.5 would undo the zeros of sparse:0\.5: put sparse:0\.5 after it"),
         ("int8-qat+fp16", "int8-qat writes a file of its own kind: nothing can follow it"),
         ("int8-qat+prune:0.5", "int8-qat writes a file of its own kind: nothing can follow it"),
         ("distill:a b", "distill takes the name of a function of the workload, not 'a b'"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pocketbench.compress import source
-from pocketbench.compress.recipe import Inputs, NetworkContext, Say, create_on_network, missing_extra, named
+from pocketbench.compress.recipe import Inputs, NetworkContext, Say, StepFailed, create_on_network, missing_extra, named
 from pocketbench.workload import Workload
 
 
@@ -47,6 +47,7 @@ class Networks:
         self._common, self._say = common, say
         content = None if network.is_file else network.content.eval()
         self._made: dict[tuple[str, ...], Made] = {(): Made(content, {})}
+        self._failed: dict[tuple[str, ...], str] = {}
         self._functions = source.functions(workload)
         self._original: Any = content
         self._training = ""
@@ -71,8 +72,15 @@ class Networks:
 
     def after(self, steps: tuple[str, ...]) -> Made:
         """The network after these steps, made now or before. StepFailed."""
+        if steps in self._failed:
+            raise StepFailed(self._failed[steps])
         if steps not in self._made:
-            self._made[steps] = self._stage(steps)
+            try:
+                self._made[steps] = self._stage(steps)
+            except StepFailed as error:
+                # For the next format: it would be trained all over again, to the same end.
+                self._failed[steps] = str(error)
+                raise
         return self._made[steps]
 
     def module(self, made: Made) -> Any:

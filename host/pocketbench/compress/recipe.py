@@ -185,6 +185,8 @@ def parse(text: str) -> Recipe:
         name = named(step)[0]
         if place < len(steps) - 1 and (name in STEPS or name == "int8-qat"):
             raise UsageError(f"--recipe {text}: {step} writes a file of its own kind: nothing can follow it")
+        if name == "sparse" and any(named(later)[0] in NETWORK_STEPS for later in steps[place + 1 :]):
+            raise UsageError(f"--recipe {text}: {steps[place + 1]} would undo the zeros of {step}: put {step} after it")
         if place and name in STUDENTS:
             raise UsageError(f"--recipe {text}: {step} begins with another network: nothing can come before it")
     return Recipe("+".join(steps) or REFERENCE, steps)

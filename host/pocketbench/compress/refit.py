@@ -6,6 +6,7 @@ into the source's output at the channels that were kept, so that a layer makes u
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +19,10 @@ from pocketbench.compress.recipe import Inputs, Say
 from pocketbench.progress import duration
 
 POSITIONS = 600
-# Of the mean of the diagonal: how strongly the weights are held to what they were.
-RIDGE = 1e-5
+# Of the mean of the diagonal: how strongly the weights are held to what they were. Few samples want it strong.
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 # All samples stand at the same node: so many bytes of them.
-MEMORY, LARGEST = 2_000_000_000, 64
+MEMORY, LARGEST = 2_000_000_000, 96
 SAY_EVERY_S = 10.0
 
 
@@ -65,7 +66,8 @@ def _refit(
         layer = pruned.get_submodule(node.target) if node.op == "call_module" else None
         if layer is not None and _solvable(layer):
             channels = torch.as_tensor(kept[node.target])
-            _solve(layer, second[node.args[0].name], first[node.name], channels, generator)
+            wanted = _with_what_it_is_added_to(pruned, node, first, second, channels)
+            _solve(layer, second[node.args[0].name], wanted, torch.arange(len(channels)), generator)
             layers += 1
         second[node.name] = [_call(pruned, node, second, item) for item in range(len(chosen))]
         for name in [one.name for one in node.all_input_nodes if uses[one.name] == place]:
@@ -75,7 +77,30 @@ def _refit(
             told = time.monotonic()
             left = (told - begun) / (place + 1) * (len(nodes) - place - 1)
             say(f"{doing}: least squares, layer {layers}, about {duration(left)} left")
-    return {"method": "least squares", "layers": layers, "samples": len(chosen), "ridge": RIDGE}
+    return {"method": "least squares", "layers": layers, "samples": len(chosen)}
+
+
+def _with_what_it_is_added_to(
+    network: Any, node: Any, first: Mapping[str, list[Any]], second: Mapping[str, list[Any]], channels: torch.Tensor
+) -> list[Any]:
+    """The source's outputs at the kept channels; where they are added to another branch, with what that one lost."""
+    axis = 1 if first[node.name][0].dim() == 4 else -1
+    wanted = [one.index_select(axis, channels) for one in first[node.name]]
+    (user,) = node.users if len(node.users) == 1 else (None,)
+    if user is None or not _adds(network, user):
+        return wanted
+    (other,) = [one for one in user.all_input_nodes if one is not node] or (None,)
+    if other is None or other.name not in second or second[other.name][0].shape != wanted[0].shape:
+        return wanted
+    pairs = zip(first[other.name], second[other.name], strict=True)
+    lost = [one.index_select(axis, channels) - two for one, two in pairs]
+    return [one + two for one, two in zip(wanted, lost, strict=True)]
+
+
+def _adds(network: Any, node: Any) -> bool:
+    if node.op == "call_module":
+        return getattr(network.get_submodule(node.target), "math_op_function", None) is torch.add
+    return node.target in (operator.add, torch.add, "add")
 
 
 def _fitting(network: Any, sample: Inputs) -> int:
@@ -117,31 +142,44 @@ def _solve(
     layer: Any, given: Sequence[Any], wanted: Sequence[Any], channels: torch.Tensor, generator: torch.Generator
 ) -> None:
     deep = isinstance(layer, nn.Conv2d) and layer.groups > 1
-    left: Any = 0.0
-    right: Any = 0.0
-    for one, target in zip(given, wanted, strict=True):
+    # Of the samples to fit, and of every fourth, which says how strongly the weights are to be held.
+    sums: list[tuple[Any, Any]] = [(0.0, 0.0), (0.0, 0.0)]
+    for place, (one, target) in enumerate(zip(given, wanted, strict=True)):
         rows, aims = _rows(layer, one, target, channels, generator)
         if layer.bias is not None:
             rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
         # Depthwise: [channels, positions, taps], each channel by itself; else [positions, inputs] for all.
-        left = left + (rows.mT @ rows).double()
-        right = right + (rows.mT @ (aims.mT[..., None] if deep else aims)).double()
-    count = layer.weight.shape[0]
-    old = layer.weight.reshape(count, -1)
+        left, right = sums[place % 4 == 0]
+        aims = aims.mT[..., None] if deep else aims
+        sums[place % 4 == 0] = (left + (rows.mT @ rows).double(), right + (rows.mT @ aims).double())
+    old = layer.weight.reshape(layer.weight.shape[0], -1)
     if layer.bias is not None:
         old = torch.cat([old, layer.bias[:, None]], 1)
     start = old.double()[..., None] if deep else old.double().mT
-    size = left.shape[-1]
-    scale = left.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
-    held = left + RIDGE * scale[..., None, None] * torch.eye(size, dtype=torch.double)
-    made = start + torch.linalg.solve(held, right - left @ start)
-    made = made[..., 0] if deep else made.mT
-    if not bool(torch.isfinite(made).all()):
+    fit, judge = sums
+    errors = {ridge: _error(_held(start, *fit, ridge), *judge) for ridge in RIDGES}
+    best = min(errors, key=lambda ridge: errors[ridge])
+    if not errors[best] < _error(start, *judge):
         return
+    made = _held(start, fit[0] + judge[0], fit[1] + judge[1], best)
+    made = made[..., 0] if deep else made.mT
     if layer.bias is not None:
         layer.bias.copy_(made[:, -1].float())
         made = made[:, :-1]
     layer.weight.copy_(made.reshape(layer.weight.shape).float())
+
+
+def _held(start: Any, left: Any, right: Any, ridge: float) -> Any:
+    """Least squares, held to what the weights were."""
+    scale = left.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
+    held = left + ridge * scale[..., None, None] * torch.eye(left.shape[-1], dtype=torch.double)
+    return start + torch.linalg.solve(held, right - left @ start)
+
+
+def _error(weights: Any, left: Any, right: Any) -> float:
+    """Squared, less what no weights can change."""
+    found = float((weights * (left @ weights)).sum() - 2 * (weights * right).sum())
+    return found if found == found else float("inf")
 
 
 def _rows(

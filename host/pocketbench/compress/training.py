@@ -79,10 +79,11 @@ def train(
             optimizer.step()
             after_step()
             steps += 1
-            if in_epoch and time.monotonic() - told >= SAY_EVERY_S:
+            if time.monotonic() - told >= SAY_EVERY_S:
                 told = time.monotonic()
-                left = (told - begun) / steps * (epochs * in_epoch - steps)
-                say(f"{doing}: epoch {epoch + 1} of {epochs}, loss {value:.3g}, about {duration(max(0.0, left))} left")
+                left = max(0.0, (told - begun) / steps * (epochs * in_epoch - steps))
+                until = f"about {duration(left)} left" if in_epoch else f"{steps} steps so far"
+                say(f"{doing}: epoch {epoch + 1} of {epochs}, loss {value:.3g}, {until}")
         if not steps:
             raise StepFailed(f"{doing}: train_batches() gave nothing")
         in_epoch = in_epoch or steps
