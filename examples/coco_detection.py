@@ -60,6 +60,12 @@ def calibration_batches() -> Iterator[NDArray[np.float32]]:
         yield np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis])
 
 
+def device_pipeline() -> tuple[Path, list[NDArray[np.uint8]]]:
+    """What an app does with a picture on the device, and four pictures as a camera gives them."""
+    pictures = [np.asarray(image.convert("RGB")) for _, image in islice(_images(ARCHIVE), 4)]
+    return Path(__file__).with_name("coco_on_device.py"), pictures
+
+
 def score(predict: Predict) -> Score:
     """mAP50-95 over all images as a fraction; each item is one image's own mAP50-95.
 

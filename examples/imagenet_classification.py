@@ -51,6 +51,12 @@ def calibration_batches() -> Iterator[NDArray[np.float32]]:
         yield _input(image, 224, 224, True, image_module)
 
 
+def device_pipeline() -> tuple[Path, list[NDArray[np.uint8]]]:
+    """What an app does with a picture on the device, and four pictures."""
+    pictures = [np.asarray(image) for image, _ in islice(_samples(_pillow()), 4)]
+    return Path(__file__).with_name("imagenet_on_device.py"), pictures
+
+
 def score(predict: Predict) -> Score:
     """Top-1 over images 128..999 as a fraction; each item is 1.0 (right) or 0.0 (wrong).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
@@ -28,14 +27,15 @@ def compress(
 
     from pocketbench.compress import pipeline
     from pocketbench.compress.artifact import Artifact
+    from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import FORMATS, parse
     from pocketbench.workload import load
 
     chosen = [parse(text) for text in dict.fromkeys(recipes)]
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
-    say = partial(click.echo, err=True)
-    outcome = list(pipeline.make(load(workload), chosen, formats or FORMATS, output, say, target or ""))
+    with terminal() as say:
+        outcome = list(pipeline.make(load(workload), chosen, formats or FORMATS, output, say, target or ""))
     made = [one for one in outcome if isinstance(one, Artifact)]
     failed = [one for one in outcome if isinstance(one, pipeline.Failed)]
     if made:
@@ -46,5 +46,5 @@ def compress(
         for finding in artifact.findings:
             click.echo(f"{artifact.recipe} for {artifact.format}: {finding}")
     for missing in failed:
-        say(f"{missing.recipe} for {missing.format}: not made: {missing.why}")
+        click.echo(f"{missing.recipe} for {missing.format}: not made: {missing.why}", err=True)
     sys.exit(3 if failed else 0)

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -165,8 +164,7 @@ def make_request(
     models = [open_model(path) for path in dict.fromkeys(options["models"])]
     made = None
     if options["recipes"]:
-        say = partial(click.echo, err=True)
-        made = variants.make(load_workload(options["workload"]), options, chosen, names, entries, say)
+        made = variants.make(load_workload(options["workload"]), options, chosen, names, entries)
     cases = [
         matrix(
             [name],

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
@@ -16,6 +16,9 @@ from pocketbench.errors import DeviceError, UsageError
 from pocketbench.models import ModelFile, open_model
 from pocketbench.plan import ORIGINAL, RuntimeChoice, readers
 from pocketbench.workload import Workload
+
+if TYPE_CHECKING:
+    from pocketbench.compress.recipe import Recipe
 
 Say = Callable[[str], None]
 ARM64 = "aarch64"
@@ -43,18 +46,30 @@ def make(
     runtimes: Sequence[RuntimeChoice],
     names: Sequence[str],
     entries: Mapping[str, DeviceEntry],
-    say: Say,
 ) -> Variants:
     """Every recipe in every format that is asked for, the original first. UsageError as `bench compress` has them."""
-    from pocketbench.compress import pipeline, source
-    from pocketbench.compress.artifact import Artifact
+    from pocketbench.compress import source
+    from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import FORMATS, parse
 
     recipes = [parse(text) for text in dict.fromkeys([ORIGINAL, *options["recipes"]])]
     formats = options["formats"] or [one for one in FORMATS if _read(one, runtimes)]
     if not formats:
         raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
-    made = Variants({name: _processor(name, entries[name], say) for name in names})
+    with terminal() as say:
+        made = Variants({name: _processor(name, entries[name], say) for name in names})
+        _make_all(made, workload, recipes, formats, say)
+    made.remarks = list(dict.fromkeys(made.remarks))
+    made.seen = {"calibration_batches": disjoint.digests(source.samples(workload))}
+    if any(recipe.on_network for recipe in recipes):
+        made.seen["train_batches"] = disjoint.digests(source.trained_on(workload))
+    return made
+
+
+def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], formats: Sequence[str], say: Say) -> None:
+    from pocketbench.compress import pipeline
+    from pocketbench.compress.artifact import Artifact
+
     for target in dict.fromkeys(made.target_of.values()):
         folder = Path(platformdirs.user_cache_dir("pocketbench")) / "variants" / f"{workload.sha256[:12]}-{target}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,9 +85,6 @@ def make(
                 made.remarks.append(f"{one.recipe} for {one.format}: not made: {one.why}")
                 why[one.recipe] = one.why
         made.failed += [recipe for recipe in why if recipe not in came]
-    made.remarks = list(dict.fromkeys(made.remarks))
-    made.seen = {"calibration_batches": disjoint.digests(source.samples(workload))}
-    return made
 
 
 def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:

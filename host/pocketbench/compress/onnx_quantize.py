@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,17 @@ class Static:
         """The better of the calibrators, by the noise on samples that they have not seen."""
         model = onnx_graph.load_float(source)
         tail = onnx_graph.tail(model)
-        fit, judge = calibrators.split(context.samples)
         activations = q.QuantType.QInt8 if context.target == "aarch64" else q.QuantType.QUInt8
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             prepared, written = Path(scratch) / "prepared.onnx", Path(scratch) / "quantized.onnx"
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             prepared.write_bytes(_flat_biases(onnx.load(prepared)))
 
-            def quantize(calibrator: str) -> None:
+            def quantize(calibrator: str, samples: Sequence[Sample]) -> None:
                 q.quantize_static(
                     str(prepared),
                     str(written),
-                    _Reader(iter(fit)),
+                    _Reader(iter(samples)),
                     quant_format=q.QuantFormat.QDQ,
                     per_channel=True,
                     activation_type=activations,
@@ -46,11 +45,11 @@ class Static:
                 )
                 written.write_bytes(onnx_graph.strip(onnx.load(written)))
 
-            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, judge)
+            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, context.samples)
         target.write_bytes(chosen.content)
         facts = {
             "calibrator": chosen.name,
-            "calibration_samples": len(fit),
+            "calibration_samples": len(context.samples),
             "noise_by_calibrator": chosen.noise,
             "activations": "s8" if activations == q.QuantType.QInt8 else "u8",
             "float_tail": tail,

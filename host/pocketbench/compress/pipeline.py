@@ -20,6 +20,7 @@ from typing import Any
 from pocketbench import __version__
 from pocketbench.compress import artifact, compare, failures, networks, source
 from pocketbench.compress.artifact import Artifact
+from pocketbench.compress.quiet import quiet
 from pocketbench.compress.recipe import (
     REFERENCE,
     Context,
@@ -80,7 +81,7 @@ def make(
             try:
                 if recipe not in recipes:
                     source.check(workload, [recipe])
-                with failures.told(folder):
+                with failures.told(folder), quiet():
                     made = job.make(recipe, form)
             except StepFailed as error:
                 yield Failed(recipe.text, form, str(error))

@@ -108,6 +108,15 @@ def samples(workload: Workload) -> list[Inputs]:
     return found[:MOST_SAMPLES]
 
 
+def trained_on(workload: Workload) -> Iterator[Inputs]:
+    """The inputs of one epoch, batch by batch; none where the workload cannot train."""
+    function = getattr(workload.module, "train_batches", None)
+    batches = function() if function is not None else ()
+    for batch in batches:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        yield tuple(np.asarray(one) for one in (inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
+
+
 def digest(found: Sequence[Inputs]) -> str:
     """Of the inputs: what they are, and their order."""
     total = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ai_edge_quantizer import recipe as recipes
 from ai_edge_quantizer.utils import qsv_utils
 
 from pocketbench.compress import calibrators, compare, tflite_graph
-from pocketbench.compress.recipe import Context, Done, StepFailed, converted
+from pocketbench.compress.recipe import Context, Done, Sample, StepFailed, converted
 
 CALIBRATORS: Mapping[str, Callable[..., Any]] = {
     "min-max": qsv_utils.min_max_update,
@@ -32,12 +32,11 @@ class Static:
         tail = tflite_graph.tail(model)
         shrunk = tflite_graph.shrink_repeats(model)
         mended, revived = tflite_graph.revive_dead_channels(model)
-        fit, judge = calibrators.split(context.samples)
         key = next(iter(Interpreter(model_content=bytes(mended)).get_signature_list()))
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             written = Path(scratch) / "quantized.tflite"
 
-            def quantize(name: str) -> None:
+            def quantize(name: str, samples: Sequence[Sample]) -> None:
                 work = quantizer.Quantizer(bytearray(mended), recipes.static_wi8_ai8())
                 for scope in tail:
                     work.update_quantization_recipe(
@@ -46,15 +45,15 @@ class Static:
                         algorithm_key=recipes.AlgorithmName.NO_QUANTIZE,
                     )
                 statistics = calibrator.Calibrator(bytes(mended), num_threads=1, qsv_update_func=CALIBRATORS[name])
-                statistics.calibrate({key: [dict(sample) for sample in fit]}, work._recipe_manager)
+                statistics.calibrate({key: [dict(sample) for sample in samples]}, work._recipe_manager)
                 result = work.quantize(statistics.get_model_qsvs(), enable_progress_report=False)
                 written.write_bytes(bytes(result.quantized_model))
 
-            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, judge)
+            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, context.samples)
         target.write_bytes(chosen.content)
         facts = {
             "calibrator": chosen.name,
-            "calibration_samples": len(fit),
+            "calibration_samples": len(context.samples),
             "noise_by_calibrator": chosen.noise,
             "dead_channels": revived,
             "float_tail": tail,
