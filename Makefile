@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-slow test-compress peers phone board bundle check fix protos protos-check clean
+.PHONY: help bench demo test test-slow test-compress peers phone board bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,12 @@ bench: $(VENV)/.bench  ## Install, and compare the digits models on this machine
 	$(BIN)/bench --device local --workload examples/digits.py \
 	  --model $(DIGITS)-float.tflite --model $(DIGITS)-int8.tflite \
 	  --model $(DIGITS)-float.onnx --model $(DIGITS)-int8.onnx
+
+RECIPES := int8-static int8-dynamic int8-weight int4-weight fp16 int8-qat prune:0.5 prune:0.5+int8-static sparse:0.8 distill
+
+demo: $(VENV)/.compress  ## Train a network, compress it in ten ways, and measure them all here: ten minutes, torch (2 GB).
+	$(BIN)/bench --device local --workload examples/digits.py $(addprefix --recipe ,$(RECIPES)) \
+	  --goal "accuracy>=-0.5pt,size<=0.3MB"
 
 test: check protos-check  ## Lint, types, wire code, and all tests but the slow ones.
 	@$(MAKE) --no-print-directory bundle || echo "Tests of devices without Python will be skipped."

@@ -154,6 +154,14 @@ def model() -> Any:
     return net.eval()
 
 
+def student() -> Any:
+    """A network of a quarter of the width, untrained, for `distill` and its control `scratch`."""
+    import torch
+
+    torch.manual_seed(SEED)
+    return _network(20)
+
+
 def score(predict: Predict) -> Score:
     """Top-1 over the 3,000 test images; `per_item` is 1.0 where the largest logit is right."""
     from pocketbench.workload import Score
@@ -170,24 +178,24 @@ def hits(predict: Predict) -> NDArray[np.float64]:
     return right
 
 
-def _network() -> Any:
+def _network(width: int = 80) -> Any:
     from torch import nn
 
     layers: list[Any] = []
     for inputs, outputs, stride in (
-        (1, 16, 2),
-        (16, 80, 1),
-        (80, 80, 1),
-        (80, 80, 2),
-        (80, 80, 1),
-        (80, 80, 1),
+        (1, width // 5, 2),
+        (width // 5, width, 1),
+        (width, width, 1),
+        (width, width, 2),
+        (width, width, 1),
+        (width, width, 1),
     ):
         layers += [
             nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
         ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
 def _write_tflite(net: Any, float_path: Path, int8_path: Path) -> None:

@@ -29,11 +29,29 @@ class Variants:
     """Models by the processor that they are for, what there is to say, and recipes that came to nothing."""
 
     target_of: Mapping[str, str]
+    formats: Sequence[str]
     models: dict[str, list[ModelFile]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    # What there is to say, and of which recipes in which formats.
+    said: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     # Digests of what the recipes learnt from, by the function that gave it.
     seen: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Each thing once, with the variants that it is true of."""
+        lines = []
+        for text, recipes in self.said.items():
+            of = [
+                recipe if len(set(forms)) == len(self.formats) else f"{recipe} for {', '.join(dict.fromkeys(forms))}"
+                for recipe, forms in recipes.items()
+            ]
+            lines.append(f"{', '.join(of)}: {text}")
+        return lines
+
+    def say(self, text: str, recipe: str, form: str) -> None:
+        """One thing more to say."""
+        self.said.setdefault(text, {}).setdefault(recipe, []).append(form)
 
     def of(self, device: str) -> list[ModelFile]:
         """The models for a device."""
@@ -57,9 +75,8 @@ def make(
     if not formats:
         raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
     with terminal() as say:
-        made = Variants({name: _processor(name, entries[name], say) for name in names})
+        made = Variants({name: _processor(name, entries[name], say) for name in names}, formats)
         _make_all(made, workload, recipes, formats, say)
-    made.remarks = list(dict.fromkeys(made.remarks))
     made.seen = {"calibration_batches": disjoint.digests(source.samples(workload))}
     if any(recipe.on_network for recipe in recipes):
         made.seen["train_batches"] = disjoint.digests(source.trained_on(workload))
@@ -79,10 +96,11 @@ def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], for
         for one in pipeline.make(workload, recipes, formats, folder, say, target):
             if isinstance(one, Artifact):
                 made.models[target].append(replace(open_model(one.path), recipe=one.recipe))
-                made.remarks += [f"{one.recipe} for {one.format}: {finding}" for finding in one.findings]
+                for finding in one.findings:
+                    made.say(finding, one.recipe, one.format)
                 came.add(one.recipe)
             else:
-                made.remarks.append(f"{one.recipe} for {one.format}: not made: {one.why}")
+                made.say(f"not made: {one.why}", one.recipe, one.format)
                 why[one.recipe] = one.why
         made.failed += [recipe for recipe in why if recipe not in came]
 
