@@ -171,3 +171,19 @@ def test_the_command(tmp_path: Path) -> None:
     unknown = bench("--recipe", "int8-statik")
     assert unknown.returncode == 2 and "did you mean 'int8-static'" in unknown.stderr
     assert "Traceback" not in done.stderr + refused.stderr + unknown.stderr
+
+
+def test_a_torch_export_program_is_a_network(tmp_path: Path) -> None:
+    path = tmp_path / "w.py"
+    exported = "net = nn.Sequential("
+    path.write_text(
+        TORCH.replace("return nn.Sequential(", exported).replace(
+            "nn.Linear(16, 10))",
+            "nn.Linear(16, 10)).eval()\n    return torch.export.export(net, (torch.zeros(1, 3, 16, 16),))",
+        )
+    )
+    artifacts, failed, _ = made(path, ["fp32", "int8-static"], ["onnx", "tflite"])
+    assert not failed
+    assert [(one.recipe, one.format) for one in artifacts] == [
+        *(("fp32", "onnx"), ("int8-static", "onnx"), ("fp32", "tflite"), ("int8-static", "tflite"))
+    ]

@@ -63,9 +63,16 @@ def network(workload: Workload) -> Network:
                 while block := file.read(1 << 20):
                     total.update(block)
         return Network(path, path.stem, total.hexdigest())
+    if type(made).__name__ == "ExportedProgram":
+        try:
+            from pocketbench.convert.exported import Exported
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from error
+        made = Exported(made)
     if not callable(getattr(made, "state_dict", None)):
         raise UsageError(
-            f"{workload.path.name}: model() gave {type(made).__name__}: a torch module or an .onnx path is needed"
+            f"{workload.path.name}: model() gave {type(made).__name__}: a torch module, a torch.export program or an "
+            ".onnx path is needed"
         )
     digest = hashlib.sha256(workload.sha256.encode())
     for name, tensor in made.state_dict().items():
