@@ -22,6 +22,7 @@ from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
 from pocketbench.store.store import Store
+from pocketbench.turns import Turns
 from pocketbench.workload import DevicePipeline, Workload
 
 INTERRUPTED = 130
@@ -61,6 +62,7 @@ def run(
     }
     names = list(dict.fromkeys(case.device for case in request.cases))
     here = sum(devices[name].transport == "local" for name in names)
+    turns = Turns(os.cpu_count())
     lanes = [
         Lane(
             device=name,
@@ -76,6 +78,7 @@ def run(
             pipeline=pipeline,
             reference=None if devices[name].transport == "local" else reference,
             shared=devices[name].transport == "local" and here > 1,
+            turns=turns if devices[name].transport == "local" else Turns(),
             resumed=resumed,
             keep=keep,
             measured=measured,

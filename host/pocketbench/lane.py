@@ -33,6 +33,7 @@ from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session import NoSpaceOnDevice
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Fence, Store
+from pocketbench.turns import Turns
 from pocketbench.verdict import within_tolerance
 from pocketbench.wire import JobFiles
 
@@ -60,6 +61,7 @@ class Lane:
     reference: HostReference | None = None
     # Other lanes of this run are on the same machine: waiting for its cores would be waiting for each other.
     shared: bool = False
+    turns: Turns = field(default_factory=Turns)
     resumed: bool = False
     keep: bool = False
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Lane:
         # Set when somebody else has the device now: from then on nothing is measured or stored.
         self._fenced = threading.Event()
         self._fence: Fence | None = None
-        self._link = Link(self.device, self.entry, self.stop, self.progress.say)
+        self._link = Link(self.device, self.entry, self.stop, self.progress.say, self.turns)
         self._gate: Gate | None = None
         self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = {}
         self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
@@ -167,7 +169,8 @@ class Lane:
                 passed = self._pass(job_id)
                 if self.stop.is_set():
                     return
-                found = self._link.live.measure(case, self.request.plan, self._files(case), index, job_id)
+                with self.turns.taken(self.stop) as started:
+                    found = self._link.live.measure(case, self.request.plan, self._files(case), index, job_id, started)
             except NoSpaceOnDevice as error:
                 self._keep(case, Process(index, Ended("error", "push", str(error))))
                 return

@@ -14,6 +14,7 @@ from pocketbench.measurement import Device
 from pocketbench.session import Session
 from pocketbench.store import lease as leases
 from pocketbench.transports import Transport, create
+from pocketbench.turns import Turns
 
 # How long a device is waited for when its link breaks.
 RETURN_S = 180.0
@@ -23,8 +24,10 @@ RETRY_S = (1.0, 10.0)
 class Link:
     """One device's. `info` is what the agent said of the device when it was last opened; None before."""
 
-    def __init__(self, device: str, entry: DeviceEntry, stop: threading.Event, say: Callable[[str], None]) -> None:
-        self._device, self._entry, self._stop, self._say = device, entry, stop, say
+    def __init__(
+        self, device: str, entry: DeviceEntry, stop: threading.Event, say: Callable[[str], None], turns: Turns
+    ) -> None:
+        self._device, self._entry, self._stop, self._say, self._turns = device, entry, stop, say, turns
         self._session: Session | None = None
         self._transport: Transport = create(device, entry)
         self.info: Device | None = None
@@ -90,7 +93,8 @@ class Link:
 
     def _connect(self) -> None:
         command = deploy.command(self._device, self._transport, self._entry, self._say)
-        running = deploy.start(self._device, self._transport, command)
+        with self._turns.taken(self._stop):
+            running = deploy.start(self._device, self._transport, command)
         session = Session(self._device, running, leases.owner(), self._say)
         # A link that broke, or a host that died, left its lease behind.
         mine = leases.owner() if self.info else ""

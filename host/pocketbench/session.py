@@ -127,14 +127,23 @@ class Session:
             seen = self._stub.Observe(pb.ObserveRequest(window_s=window_s), **self._call())
         return Observation(tuple(wire.reading(reading) for reading in seen.readings), seen.boot_id)
 
-    def measure(self, case: Case, plan: Plan, files: JobFiles, round_index: int, job_id: str) -> Process:
+    def measure(
+        self,
+        case: Case,
+        plan: Plan,
+        files: JobFiles,
+        round_index: int,
+        job_id: str,
+        started: Callable[[], None] = lambda: None,
+    ) -> Process:
         """Run one process of a case and collect what it measured; the agent keeps it until `acknowledge`.
 
+        `started` is called when the worker has the model loaded, or is not going to.
         A job that the agent knows already (the host died after it had begun) is not run again.
         """
         job = self._job(case, plan, files, "latency", round_index)
         job.job_id = job_id
-        events = self._run(job)
+        events = self._run(job, started)
         return replace(wire.process(events, round_index), job_id=job.job_id)
 
     def acknowledge(self, job_id: str) -> None:
@@ -193,7 +202,7 @@ class Session:
         self.put([*case.model.files, *files.placed()])
         return wire.job(case, plan, files, phase, round_index)
 
-    def _run(self, job: pb.Job) -> list[pb.Event]:
+    def _run(self, job: pb.Job, started: Callable[[], None] = lambda: None) -> list[pb.Event]:
         self._running = job.job_id
         watch = pb.JobRef(job_id=job.job_id, from_seq=1)
         try:
@@ -201,7 +210,12 @@ class Session:
                 self._stub.Start(job, **self._call())
             with self._errors():
                 timeout = job.deadline_s + 30.0
-                return list(self._stub.Watch(watch, timeout=timeout, metadata=self._metadata()))
+                events = []
+                for event in self._stub.Watch(watch, timeout=timeout, metadata=self._metadata()):
+                    events.append(event)
+                    if event.HasField("phase") and event.phase.name == "first":
+                        started()
+                return events
         finally:
             self._running = ""
 
