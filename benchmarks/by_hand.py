@@ -46,11 +46,11 @@ def onnx_int4(source: Path, target: Path, samples: Sequence[Mapping[str, Any]], 
 
 
 def onnx_static(source: Path, target: Path, samples: Sequence[Mapping[str, Any]], tail: Sequence[str]) -> None:
-    """Int8 with the better of two calibrators."""
+    """Int8 with the better of two calibrators, which then has all samples."""
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = iter(fit)
+        def __init__(self, chosen: Sequence[Mapping[str, Any]]) -> None:
+            self.left = iter(chosen)
 
         def get_next(self) -> Any:
             return next(self.left, None)
@@ -61,20 +61,24 @@ def onnx_static(source: Path, target: Path, samples: Sequence[Mapping[str, Any]]
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        for moving in (False, True):
-            made = Path(folder) / f"{moving}.onnx"
+
+        def quantize(moving: bool, chosen: Sequence[Mapping[str, Any]], made: Path) -> None:
             quantization.quantize_static(
                 str(prepared),
                 str(made),
-                Reader(),
+                Reader(chosen),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 nodes_to_exclude=list(tail),
                 extra_options={"CalibMovingAverage": True} if moving else {},
             )
-            noise[float(np.square(_onnxruntime(made, judge) - before).mean())] = made
-        noise[min(noise)].rename(target)
+
+        for moving in (False, True):
+            made = Path(folder) / f"{moving}.onnx"
+            quantize(moving, fit, made)
+            noise[float(np.square(_onnxruntime(made, judge) - before).mean())] = moving
+        quantize(noise[min(noise)], samples, target)
 
 
 def tflite_fp16(source: Path, target: Path, samples: Sequence[Mapping[str, Any]], tail: Sequence[str]) -> None:
@@ -104,13 +108,13 @@ def tflite_by(made: Any) -> Hand:
 
 
 def tflite_static(source: Path, target: Path, samples: Sequence[Mapping[str, Any]], tail: Sequence[str]) -> None:
-    """Int8 with the better of two calibrators."""
+    """Int8 with the better of two calibrators, which then has all samples."""
     fit, judge = _halves(samples)
     content = source.read_bytes()
     key = next(iter(Interpreter(model_content=content).get_signature_list()))
     before = _litert(content, judge)
-    noise = {}
-    for update in (qsv_utils.min_max_update, qsv_utils.moving_average_update):
+
+    def quantize(update: Any, chosen: Sequence[Mapping[str, Any]]) -> bytes:
         work = quantizer.Quantizer(bytearray(content), recipes.static_wi8_ai8())
         for scope in tail:
             work.update_quantization_recipe(
@@ -119,10 +123,13 @@ def tflite_static(source: Path, target: Path, samples: Sequence[Mapping[str, Any
                 algorithm_key=recipes.AlgorithmName.NO_QUANTIZE,
             )
         statistics = calibrator.Calibrator(content, num_threads=1, qsv_update_func=update)
-        statistics.calibrate({key: [dict(sample) for sample in fit]}, work._recipe_manager)
-        made = bytes(work.quantize(statistics.get_model_qsvs(), enable_progress_report=False).quantized_model)
-        noise[float(np.square(_litert(made, judge) - before).mean())] = made
-    target.write_bytes(noise[min(noise)])
+        statistics.calibrate({key: [dict(sample) for sample in chosen]}, work._recipe_manager)
+        return bytes(work.quantize(statistics.get_model_qsvs(), enable_progress_report=False).quantized_model)
+
+    noise = {}
+    for update in (qsv_utils.min_max_update, qsv_utils.moving_average_update):
+        noise[float(np.square(_litert(quantize(update, fit), judge) - before).mean())] = update
+    target.write_bytes(quantize(noise[min(noise)], samples))
 
 
 HANDS: Mapping[str, Mapping[str, Hand]] = {

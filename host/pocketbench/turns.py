@@ -1,7 +1,7 @@
 """Turns: what lanes on one machine start, they start one after the other.
 
-A worker takes a core for a third of a second to start. Lanes that begin together stay in step: a fair scheduler lets all
-of them finish late, round after round. With as many places as cores they fall out of step in the first round, and
+A worker takes a core for a third of a second to start. Lanes that begin together stay in step: a fair scheduler lets
+all of them finish late, round after round. With as many places as cores they fall out of step in the first round, and
 hardly ever wait after it.
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ COMPARED = 8
 def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], output: Path, debug: bool) -> None:
     """Convert FILE, a float .onnx network, and compare what both answer to made-up inputs."""
     from pocketbench.compress import pipeline
+    from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import parse
 
     if file.suffix.lower() != ".onnx" or not file.is_file():
@@ -42,12 +42,13 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
     work = _workload(file, dict(_shape(text) for text in shapes))
-    say = partial(click.echo, err=True)
+    with terminal() as say:
+        outcome = list(pipeline.make(work, [parse("fp32")], list(dict.fromkeys(formats)), output, say))
     failed = False
-    for one in pipeline.make(work, [parse("fp32")], list(dict.fromkeys(formats)), output, say):
+    for one in outcome:
         if isinstance(one, pipeline.Failed):
             failed = True
-            say(f"{one.format}: not made: {one.why}")
+            click.echo(f"{one.format}: not made: {one.why}", err=True)
         else:
             click.echo(f"{one.path}: {one.path.stat().st_size / 1e6:.2f} MB")
             for finding in one.findings:
