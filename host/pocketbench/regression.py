@@ -1,0 +1,113 @@
+"""Regression rules over nights: pure functions, nothing here measures or stores.
+
+A night's value of a series is the logarithm of the median of its process medians. History alone cries wolf: batteries
+age and rooms warm. So a night is only *suspected* by history, and what turns it red is measured the same night: pairs
+of runs, the new set of files against the pinned baseline's, interleaved: what the device does happens to both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from pocketbench.stats import t_quantile
+
+# Nights that a bound is made of, and how far back the second window ends, in which a drift has not begun yet.
+WINDOW, LAG = 20, 10
+# With fewer nights a series is learning: nothing is suspected.
+LEARNING = 10
+# A suspicion costs minutes, a red page costs trust.
+SUSPECT_ALPHA, CONFIRM_ALPHA = 0.05, 0.01
+# Smaller changes are nobody's business.
+LEAST_SUSPECT, LEAST_CONFIRMED = 0.02, 0.01
+FIRST_PAIRS, SECOND_PAIRS = 5, 10
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """`change` is relative to the window's mean (0.05: 5 % more), `window` `recent` or `lagged`."""
+
+    change: float
+    window: str
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Of pairs: the mean relative change of new to baseline, its one-sided 99 % lower bound, and whether it stands."""
+
+    change: float
+    at_least: float
+    stands: bool
+
+
+def bound(history: Sequence[float], alpha: float = SUSPECT_ALPHA) -> float | None:
+    """What one more night stays below with probability 1 - alpha, if nothing changed; None while learning.
+
+    A t prediction bound, and 2 % above the mean at least. `history` are logarithms, as the result.
+    """
+    if len(history) < LEARNING:
+        return None
+    n = len(history)
+    half = t_quantile(1 - alpha, n - 1) * stdev(history) * math.sqrt(1 + 1 / n)
+    return fmean(history) + max(half, math.log1p(LEAST_SUSPECT))
+
+
+def detectable(history: Sequence[float]) -> float | None:
+    """The smallest relative change that would be suspected in one night; None while learning."""
+    limit = bound(history[-WINDOW:])
+    return None if limit is None else math.expm1(limit - fmean(history[-WINDOW:]))
+
+
+def suspect(history: Sequence[float], tonight: float) -> Suspicion | None:
+    """Is tonight's value above what its history lets expect? Either the last 20 nights' or the 20 before the last ten.
+
+    `history` has the nights before, oldest first, without those of an open alarm.
+    """
+    before = history[-WINDOW - LAG : -LAG] if len(history) >= WINDOW + LAG else ()
+    for name, window in (("recent", history[-WINDOW:]), ("lagged", before)):
+        limit = bound(window)
+        if limit is not None and tonight > limit:
+            return Suspicion(math.expm1(tonight - fmean(window)), name)
+    return None
+
+
+def order(pairs: int, mirrored: bool) -> list[tuple[str, str]]:
+    """Which of a pair runs first, in turns; mirrored, the other one begins."""
+    names = ("new", "baseline") if mirrored else ("baseline", "new")
+    return [names if number % 2 == 0 else (names[1], names[0]) for number in range(pairs)]
+
+
+def confirm(log_ratios: Sequence[float]) -> Confirmation:
+    """Of pairs, ln(new / baseline) each: does the lower 99 % bound leave 0 behind, and is the mean more than 1 %?
+
+    ValueError for fewer than three pairs.
+    """
+    n = len(log_ratios)
+    if n < 3:
+        raise ValueError("fewer than three pairs confirm nothing")
+    mean = fmean(log_ratios)
+    lower = mean - t_quantile(1 - CONFIRM_ALPHA, n - 1) * stdev(log_ratios) / math.sqrt(n)
+    return Confirmation(math.expm1(mean), math.expm1(lower), lower > 0 and mean > math.log1p(LEAST_CONFIRMED))
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Exact one-sided probability that of the items that changed so many or more were lost, if both are as likely.
+
+    McNemar's test on discordant items (1947) in its binomial form.
+    """
+    n = lost + won
+    return sum(math.comb(n, k) for k in range(lost, n + 1)) / 2**n if n else 1.0
+
+
+def device_shift(deviations: Sequence[float]) -> float:
+    """What all series of a device moved by tonight: the median of their deviations from their own means, logarithms.
+
+    It is alarmed once, as the device's, and taken out of each series. 0 for fewer than five series.
+    """
+    if len(deviations) < 5:
+        return 0.0
+    ordered = sorted(deviations)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
