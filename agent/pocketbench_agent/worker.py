@@ -115,6 +115,7 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
         signature=job.program.signature or None,
         shapes={name: tuple(shape.dims) for name, shape in job.program.shapes.items()},
         process_index=job.plan.process_index,
+        libraries=tuple(Path(file.path).absolute() for file in job.program.delegate_files),
     )
     facts = runtime.load([Path(file.path) for file in job.files], options)
     emitter.begin("inputs")

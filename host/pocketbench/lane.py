@@ -262,7 +262,7 @@ class Lane:
     def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
         """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
         files = self._files(case)
-        reference_case = replace(case, delegate="cpu", threads=1, cpus=())
+        reference_case = case.on_cpu()
         key = (*_program(reference_case), files.inputs and files.inputs.sha256)
         if self.reference is not None:
             references[key] = self.reference.outputs(case, self.request.plan, files.inputs, key)
@@ -388,4 +388,4 @@ class Lane:
 def _program(case: Case) -> tuple[object, ...]:
     """What decides a case's outputs: thread counts and cores share one score."""
     files = tuple((file.name, file.sha256) for file in case.model.files)
-    return (files, str(case.runtime), case.delegate, case.shapes, case.signature)
+    return (files, str(case.runtime), case.delegate, case.setup, case.shapes, case.signature)

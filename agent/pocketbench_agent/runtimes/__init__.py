@@ -48,7 +48,8 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How the model is to be loaded. `shapes` are static shapes by input name.
+    """How the model is to be loaded. `shapes` are static shapes by input name; `libraries` are what the delegate
+    needs, the first one to be loaded.
 
     `plain` asks for the runtime's plain kernels, without what makes them fast: the same mathematics, rounded otherwise.
     A runtime that has but one kind ignores it.
@@ -60,6 +61,7 @@ class LoadOptions:
     signature: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     process_index: int = 0
+    libraries: tuple[Path, ...] = ()
     plain: bool = False
 
 
@@ -123,6 +125,14 @@ def create(name: str, class_path: str = "") -> Runtime:
     except (ImportError, AttributeError) as error:
         raise NotAvailable(f"runtime {name} cannot be imported here: {error}") from error
     return made
+
+
+def flag(name: str, text: str) -> bool:
+    """An option that is on or off; StageError for anything else."""
+    known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise StageError(f"option {name}: {text!r} is neither on nor off")
+    return known[text.lower()]
 
 
 def check_static(inputs: Sequence[tuple[str, Sequence[int | str | None]]]) -> None:
