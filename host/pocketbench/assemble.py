@@ -298,7 +298,8 @@ def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | Non
         coverage=_coverage(case, placed),
         nodes=placed.nodes if known else None,
         nodes_delegated=placed.delegated if known else None,
-        partitions=placed.partitions if known else None,
+        # A runtime may know how many nodes went, and not in how many parts.
+        partitions=placed.partitions if known and (placed.partitions or not placed.delegated) else None,
         on_cpu=placed.on_cpu if known else None,
     )
     if made.coverage != "none":

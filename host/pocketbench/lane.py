@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pocketbench.disjoint import Guard
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, Output, Process, WorkerEnded
+from pocketbench.measurement import Ended, Output, Process, Rounding, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
@@ -272,12 +273,25 @@ class Lane:
         if reference is None or ours is None:
             return None
         same_arch = self.reference is None or (self._link.info is not None and self._link.info.arch == ARCH)
-        compared = fidelity.compare(ours, reference, same_arch)
-        if self.reference is not None and not all(map(within_tolerance, compared)):
+        accelerated = case.delegate_base not in (planning.CPU, "xnnpack")
+        facts = next((p.facts for p in self._processes[case.key].values() if p.facts is not None), None)
+        computed = facts.precision if facts is not None else ""
+        compare = partial(fidelity.compare, ours, reference, same_arch, accelerated=accelerated, precision=computed)
+        compared = compare()
+        if (self.reference is not None or accelerated) and not all(map(within_tolerance, compared)):
             # Another processor rounds otherwise: how much may that do to this model?
-            rounding = self.reference.rounding(case, self.request.plan, files.inputs, key)
-            compared = fidelity.compare(ours, reference, same_arch, rounding)
+            if self.reference is not None:
+                rounding = self.reference.rounding(case, self.request.plan, files.inputs, key)
+            else:
+                rounding = self._rounding(reference_case, files)
+            compared = compare(rounding=rounding)
         return compared
+
+    def _rounding(self, case: Case, files: JobFiles) -> list[Rounding] | None:
+        try:
+            return self._link.live.rounding(case, self.request.plan, files)
+        except (DeviceLost, NoSpaceOnDevice):
+            return None
 
     def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:

@@ -165,8 +165,9 @@ def partial_delegation(e: Evidence) -> Reason | None:
     if not 0 < left < e.placed.nodes:
         return None
     ops = ", ".join(f"{op} x{count}" for op, count in sorted(e.placed.on_cpu.items(), key=lambda item: -item[1])[:5])
-    parts = f"{e.placed.partitions} partition{'s' if e.placed.partitions != 1 else ''}"
-    told = f"{left} of {e.placed.nodes} nodes ran on the CPU ({ops or 'which, it does not say'}), the rest in {parts}"
+    told = f"{left} of {e.placed.nodes} nodes ran on the CPU ({ops or 'which, it does not say'})"
+    if e.placed.partitions:
+        told += f", the rest in {e.placed.partitions} partition{'s' if e.placed.partitions > 1 else ''}"
     return _warn("partial_delegation", told)
 
 
@@ -313,7 +314,10 @@ def software_adapter(e: Evidence) -> Reason | None:
     if not name:
         return None
     return Reason(
-        "software_adapter", "note", "latency", f"{name} is software on the CPU: its times are not those of a GPU or NPU"
+        "software_adapter",
+        "note",
+        "latency",
+        f"{name.partition(',')[0]} is software on the CPU: its times are not those of a GPU or NPU",
     )
 
 

@@ -24,6 +24,12 @@ RUNTIMES: Mapping[str, str] = {
     "null": "pocketbench_agent.runtimes.null:Null",
 }
 
+# What a runtime does by another of its interfaces, unless the user sends a library for that delegate.
+BY_DELEGATE: Mapping[tuple[str, str], str] = {
+    ("litert", "gpu"): "pocketbench_agent.runtimes.litert_compiled:Compiled",
+    ("litert", "npu"): "pocketbench_agent.runtimes.litert_compiled:Compiled",
+}
+
 # The Python package that must be importable for each, so that a list of runtimes needs no import of them.
 PACKAGES: Mapping[str, str | None] = {
     "litert": "ai_edge_litert",
@@ -114,9 +120,11 @@ class Runtime(Protocol):
         """Free the model."""
 
 
-def create(name: str, class_path: str = "") -> Runtime:
-    """The runtime of that name (or `module:Class` of a vendor's own). NotAvailable where it cannot be imported."""
-    target = class_path or RUNTIMES.get(name)
+def create(name: str, class_path: str = "", delegate: str = "") -> Runtime:
+    """The runtime of that name (or `module:Class` of a vendor's own) as it computes by `delegate`, which is empty where
+    a library of the user's does. NotAvailable where it cannot be imported.
+    """
+    target = class_path or BY_DELEGATE.get((name, delegate)) or RUNTIMES.get(name)
     if target is None:
         raise NotAvailable(f"this agent knows no runtime {name!r}; it has {', '.join(sorted(RUNTIMES))}")
     module, _, attribute = target.partition(":")

@@ -42,9 +42,17 @@ class _Interpreter:
         """Build the interpreter and allocate; StageError for a broken file, an unsupported op, open dimensions."""
         self._path, self._options = files[0], options
         self._interpreter = self._build(self._delegates(), not options.plain and self._xnnpack())
+        inputs, outputs = self._shaped(options)
+        self._in = [self._tensor(index) for _, index in inputs]
+        self._out = [self._tensor(index) for _, index in outputs]
+        self._read_into: list[Array] = []
+        return self._facts(inputs, outputs)
+
+    def _shaped(self, options: LoadOptions) -> tuple[Named, Named]:
+        """The chosen signature's inputs and outputs, in the shapes that were asked for, allocated."""
         self._subgraph = 0
-        signatures: Mapping[str, Any] = self._interpreter._get_full_signature_list()
-        inputs, outputs = self._choose(options.signature, signatures)
+        self._signatures: Mapping[str, Any] = self._interpreter._get_full_signature_list()
+        inputs, outputs = self._choose(options.signature, self._signatures)
         check_shapes(options.shapes, {alias: _dims(self._detail(index)) for alias, index in inputs})
         check_static([(a, _dims(self._detail(index))) for a, index in inputs if a not in options.shapes])
         for alias, index in inputs:
@@ -56,13 +64,13 @@ class _Interpreter:
                 self._wrapper.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:
             raise StageError(f"{self.distribution} cannot prepare the graph: {_said(error)}") from error
-        self._in = [self._tensor(index) for _, index in inputs]
-        self._out = [self._tensor(index) for _, index in outputs]
-        self._read_into: list[Array] = []
+        return inputs, outputs
+
+    def _facts(self, inputs: Named, outputs: Named) -> ModelFacts:
         return ModelFacts(
             tuple(_info(alias, self._detail(index)) for alias, index in inputs),
             tuple(_info(alias, self._detail(index)) for alias, index in outputs),
-            signatures=tuple(signatures),
+            signatures=tuple(self._signatures),
         )
 
     def bind(self, arrays: Sequence[Array]) -> None:
