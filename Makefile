@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-slow test-compress peers phone board bundle check fix protos protos-check clean
+.PHONY: help bench demo test test-slow test-accel test-compress peers phone board bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,10 @@ test: check protos-check  ## Lint, types, wire code, and all tests but the slow 
 
 test-slow: bundle  ## Tests that take minutes each: the board, and what needs patience. No skips but listed ones.
 	$(BIN)/python -m pytest tests/slow
+
+test-accel: $(VENV)/.dev  ## Tests of NPU and GPU paths, on a simulator and a software Vulkan (300 MB of packages).
+	$(BIN)/python -m tests.accel.fetch build/accel
+	$(BIN)/python -m pytest tests/accel
 
 test-compress: $(VENV)/.compress  ## Tests of compression, which install torch (2 GB).
 	$(BIN)/python -m pytest tests/compress

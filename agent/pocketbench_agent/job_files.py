@@ -47,7 +47,8 @@ def release_files(job: pb.Job, cache: BlobCache) -> None:
 
 def _wanted(job: pb.Job) -> list[pb.File]:
     program = job.program
-    return [*job.files, *(file for file in (program.inputs, program.pipeline, program.items) if file.path)]
+    single = (file for file in (program.inputs, program.pipeline, program.items) if file.path)
+    return [*job.files, *program.delegate_files, *single]
 
 
 def _safe(path: str) -> PurePosixPath:

@@ -105,7 +105,9 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
             raise StageError(f"--cpus: this device has no core {', '.join(map(str, missing))}")
     _memory(emitter, "start")
     emitter.begin("runtime")
-    runtime: Runtime = create(job.program.runtime, job.program.runtime_class)
+    program = job.program
+    builtin = "" if program.delegate_files else program.delegate
+    runtime: Runtime = create(program.runtime, program.runtime_class, builtin)
     _memory(emitter, "runtime")
     emitter.begin("load")
     options = LoadOptions(
@@ -115,6 +117,7 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
         signature=job.program.signature or None,
         shapes={name: tuple(shape.dims) for name, shape in job.program.shapes.items()},
         process_index=job.plan.process_index,
+        libraries=tuple(Path(file.path).absolute() for file in job.program.delegate_files),
     )
     facts = runtime.load([Path(file.path) for file in job.files], options)
     emitter.begin("inputs")

@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketbench import stats, verdict
 from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
-from pocketbench.plan import Case
+from pocketbench.plan import CPU, Case
 from pocketbench.results import (
     STATUSES,
     Accuracy,
@@ -69,6 +69,9 @@ def assemble(
     ends = [found for p in processes if (found := _failure(p.ended)) is not None]
     reasons = [*(reason for _, reason in ends), *failures]
     statuses = [status for status, _ in ends] + [STATUS_OF[reason.code] for reason in failures]
+    # Of processes that differ the one that took least: nothing may hide behind a good first process.
+    told = [p.placed for p in good if p.placed is not None]
+    placed = min(told, key=lambda p: (p.known, p.delegated / max(p.nodes, 1)), default=None)
     if good:
         evidence = verdict.Evidence(
             processes=good,
@@ -76,7 +79,8 @@ def assemble(
             fidelity=fidelity,
             accuracy=accuracy,
             original=[p for p in original if p.ended.how == "ok"],
-            delegate=case.delegate,
+            delegate=case.delegate_base,
+            placed=placed,
             null_runtime=case.runtime.name == "null",
             has_thermal_sensor=context.has_thermal_sensor,
             emulated_by=context.device.emulated_by if context.device else "",
@@ -86,7 +90,7 @@ def assemble(
         reasons += judged if not statuses else [r for r in judged if r.severity == "note"]
         statuses.append(verdict.status(judged))
     facts = next((p.facts for p in processes if p.facts is not None), None)
-    delegate, fallback = _delegate(case, next((p.placed for p in good if p.placed is not None), None))
+    delegate, fallback = _delegate(case, placed)
     if fallback is not None and not ends:
         reasons.append(fallback)
         statuses.append("FALLBACK")
@@ -281,18 +285,21 @@ def _median(values: Sequence[int | None], unit: float) -> float | None:
 
 def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | None]:
     """What computed, and the reason FALLBACK where an accelerator was asked for and took no node."""
+    options = dict(case.setup.options)
     if placed is None:
-        return Delegate(case.delegate), None
+        return Delegate(case.delegate, options=options), None
     known = placed.known
     made = Delegate(
         requested=case.delegate,
         used=placed.used,
         accelerated_by=placed.accelerated_by or None,
         adapter=placed.adapter or None,
+        options=options,
         coverage=_coverage(case, placed),
         nodes=placed.nodes if known else None,
         nodes_delegated=placed.delegated if known else None,
-        partitions=placed.partitions if known else None,
+        # A runtime may know how many nodes went, and not in how many parts.
+        partitions=placed.partitions if known and (placed.partitions or not placed.delegated) else None,
         on_cpu=placed.on_cpu if known else None,
     )
     if made.coverage != "none":
@@ -301,7 +308,7 @@ def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | Non
 
 
 def _coverage(case: Case, placed: Placed) -> str:
-    if case.delegate == "cpu" or not placed.known:
+    if case.delegate_base == CPU or not placed.known:
         return "n/a"
     if placed.delegated == 0:
         return "none"

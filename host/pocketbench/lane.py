@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pocketbench.disjoint import Guard
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, Output, Process, WorkerEnded
+from pocketbench.measurement import Ended, Output, Process, Rounding, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
@@ -265,7 +266,7 @@ class Lane:
     def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
         """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
         files = self._files(case)
-        reference_case = replace(case, delegate="cpu", threads=1, cpus=())
+        reference_case = case.on_cpu()
         key = (*_program(reference_case), files.inputs and files.inputs.sha256)
         if self.reference is not None:
             references[key] = self.reference.outputs(case, self.request.plan, files.inputs, key)
@@ -275,12 +276,25 @@ class Lane:
         if reference is None or ours is None:
             return None
         same_arch = self.reference is None or (self._link.info is not None and self._link.info.arch == ARCH)
-        compared = fidelity.compare(ours, reference, same_arch)
-        if self.reference is not None and not all(map(within_tolerance, compared)):
+        accelerated = case.delegate_base not in (planning.CPU, "xnnpack")
+        facts = next((p.facts for p in self._processes[case.key].values() if p.facts is not None), None)
+        computed = facts.precision if facts is not None else ""
+        compare = partial(fidelity.compare, ours, reference, same_arch, accelerated=accelerated, precision=computed)
+        compared = compare()
+        if (self.reference is not None or accelerated) and not all(map(within_tolerance, compared)):
             # Another processor rounds otherwise: how much may that do to this model?
-            rounding = self.reference.rounding(case, self.request.plan, files.inputs, key)
-            compared = fidelity.compare(ours, reference, same_arch, rounding)
+            if self.reference is not None:
+                rounding = self.reference.rounding(case, self.request.plan, files.inputs, key)
+            else:
+                rounding = self._rounding(reference_case, files)
+            compared = compare(rounding=rounding)
         return compared
+
+    def _rounding(self, case: Case, files: JobFiles) -> list[Rounding] | None:
+        try:
+            return self._link.live.rounding(case, self.request.plan, files)
+        except (DeviceLost, NoSpaceOnDevice):
+            return None
 
     def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:
@@ -391,4 +405,4 @@ class Lane:
 def _program(case: Case) -> tuple[object, ...]:
     """What decides a case's outputs: thread counts and cores share one score."""
     files = tuple((file.name, file.sha256) for file in case.model.files)
-    return (files, str(case.runtime), case.delegate, case.shapes, case.signature)
+    return (files, str(case.runtime), case.delegate, case.setup, case.shapes, case.signature)

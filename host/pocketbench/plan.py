@@ -6,11 +6,12 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from types import MappingProxyType
 
 from pocketbench.errors import UsageError, nearest
-from pocketbench.models import ModelFile
+from pocketbench.models import ModelFile, PlacedFile
 
 # Which runtimes read which suffix; the first is the default.
 READERS: Mapping[str, tuple[str, ...]] = {
@@ -20,7 +21,10 @@ READERS: Mapping[str, tuple[str, ...]] = {
     ".null": ("null",),
 }
 RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "null")
-DELEGATES = ("cpu", "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "coreml", "acl", "openvino", "azure")
+CPU = "cpu"
+DELEGATES = (CPU, "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "coreml", "acl", "openvino", "azure")
+# A library that the user names, loaded in the worker: `external:PATH`.
+EXTERNAL = "external"
 SCENARIO = "single_stream"
 # The recipe that changes nothing.
 ORIGINAL = "fp32"
@@ -38,6 +42,20 @@ class RuntimeChoice:
 
 
 @dataclass(frozen=True)
+class DelegateSetup:
+    """What stands behind a delegate's name: the name that runtimes know (None: the same), its options, and the files
+    that are sent for it, of which the first is the library to load.
+    """
+
+    base: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    files: tuple[PlacedFile, ...] = ()
+
+
+PLAIN = DelegateSetup()
+
+
+@dataclass(frozen=True)
 class Case:
     """One cell: device x model x runtime x delegate x threads x cpus x shape x scenario."""
 
@@ -50,6 +68,16 @@ class Case:
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     signature: str | None = None
     scenario: str = SCENARIO
+    setup: DelegateSetup = PLAIN
+
+    @property
+    def delegate_base(self) -> str:
+        """The delegate by the name that runtimes know."""
+        return self.setup.base or self.delegate
+
+    def on_cpu(self) -> Case:
+        """The same on one thread of the plain CPU: what its outputs are compared with."""
+        return replace(self, delegate=CPU, setup=PLAIN, threads=1, cpus=())
 
     @property
     def key(self) -> str:
@@ -65,12 +93,15 @@ class Case:
             "signature": self.signature,
             "scenario": self.scenario,
         }
+        if self.setup != PLAIN:
+            files = [[file.name, file.sha256] for file in self.setup.files]
+            parts["setup"] = [self.setup.base, self.setup.options, files]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
         """For progress and messages."""
-        delegate = "" if self.delegate == "cpu" else f" {self.delegate}"
+        delegate = "" if self.delegate == CPU else f" {self.delegate}"
         return f"{self.model.file_name} {self.runtime}{delegate} x{self.threads}"
 
 
@@ -131,15 +162,29 @@ def matrix(
     cpus: tuple[int, ...] = (),
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = (),
     signature: str | None = None,
+    setups: Mapping[str, DelegateSetup] = MappingProxyType({}),
 ) -> tuple[Case, ...]:
-    """Every combination, each once. UsageError where a runtime reads none of the models, or a model has no reader."""
+    """Every combination, each once; `setups` are of delegates that are more than their name.
+
+    UsageError where a runtime reads none of the models, or a model has no reader.
+    """
     pairs = [(model, runtime) for model in models for runtime in readers(model, runtimes)]
     for runtime in runtimes:
         if not any(chosen == runtime for _, chosen in pairs):
             suffixes = ", ".join(s for s, names in READERS.items() if runtime.name in names)
             raise UsageError(f"--runtime {runtime} reads {suffixes} files, and no --model is one")
     cells = (
-        Case(device, model, runtime, delegate, count, cpus, shapes, signature)
+        Case(
+            device,
+            model,
+            runtime,
+            delegate,
+            count,
+            cpus,
+            shapes,
+            signature,
+            setup=setups.get(delegate, PLAIN),
+        )
         for device, (model, runtime), delegate, count in product(devices, pairs, delegates, threads)
     )
     return tuple({cell.key: cell for cell in cells}.values())
@@ -152,7 +197,7 @@ def original(case: Case, cases: Sequence[Case]) -> Case | None:
     if case.model.recipe in (None, ORIGINAL):
         return None
     rank = [
-        (other.delegate != "cpu", other.threads != case.threads, position)
+        (other.delegate != CPU, other.threads != case.threads, position)
         for position, other in enumerate(cases)
         if (other.model.recipe, other.device, other.model.format) == (ORIGINAL, case.device, case.model.format)
         and (other.runtime, other.shapes, other.signature) == (case.runtime, case.shapes, case.signature)
@@ -185,10 +230,11 @@ def parse_runtime(text: str) -> RuntimeChoice:
     return RuntimeChoice(name, version or None)
 
 
-def check_delegate(name: str) -> str:
-    """The name, if it is in the vocabulary; UsageError with the nearest one otherwise."""
-    if name not in DELEGATES:
-        raise UsageError(f"unknown delegate {name!r}{nearest(name, DELEGATES)}; known: {', '.join(DELEGATES)}")
+def check_delegate(name: str, own: Sequence[str] = ()) -> str:
+    """The name, if it is in the vocabulary, one of the devices' own or `external:PATH`; UsageError otherwise."""
+    known = tuple(dict.fromkeys((*DELEGATES, *own)))
+    if name not in known and not name.startswith(f"{EXTERNAL}:"):
+        raise UsageError(f"unknown delegate {name!r}{nearest(name, known)}; known: {', '.join(known)}, external:PATH")
     return name
 
 

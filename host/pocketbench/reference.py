@@ -6,7 +6,6 @@ import platform
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,7 +73,7 @@ class HostReference:
         try:
             session = self._session or self._open()
             files = JobFiles(inputs, archive(case.runtime, session.info, self._say))
-            return question(session, replace(case, delegate="cpu", threads=1, cpus=()), plan, files)
+            return question(session, case.on_cpu(), plan, files)
         except DeviceLost:
             # What ended it need not end the next model's.
             self._drop()

@@ -199,7 +199,7 @@ class Session:
         self._channel.close()
 
     def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
-        self.put([*case.model.files, *files.placed()])
+        self.put([*case.model.files, *case.setup.files, *files.placed()])
         return wire.job(case, plan, files, phase, round_index)
 
     def _run(self, job: pb.Job, started: Callable[[], None] = lambda: None) -> list[pb.Event]:

@@ -13,7 +13,8 @@ from statistics import fmean, median, stdev
 import numpy as np
 
 from pocketbench import stats
-from pocketbench.measurement import Process, Reading
+from pocketbench.measurement import Placed, Process, Reading
+from pocketbench.plan import CPU
 from pocketbench.results import Accuracy, Fidelity, Latency, Reason
 
 THRESHOLDS: Mapping[str, float] = {
@@ -35,6 +36,10 @@ THRESHOLDS: Mapping[str, float] = {
 }
 
 
+# As Mesa, Google, Microsoft and Qualcomm call theirs; "cpu / software" is WebGPU's own word for a kind of adapter.
+SOFTWARE_ADAPTERS = ("llvmpipe", "lavapipe", "swiftshader", "softpipe", "basic render", "simulator", "cpu / software")
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that a check may look at: the case's processes, what came of them, and what the device is like."""
@@ -45,6 +50,7 @@ class Evidence:
     accuracy: Accuracy | None
     original: Sequence[Process]
     delegate: str
+    placed: Placed | None
     null_runtime: bool
     has_thermal_sensor: bool
     emulated_by: str
@@ -149,6 +155,20 @@ def too_few_samples(e: Evidence) -> Reason | None:
     return _invalid(
         "too_few_samples", f"a process made {fewest} timed runs; {THRESHOLDS['min_samples']:.0f} are needed"
     )
+
+
+def partial_delegation(e: Evidence) -> Reason | None:
+    """Part of the graph ran on the CPU."""
+    if e.delegate == CPU or e.placed is None or not e.placed.known:
+        return None
+    left = e.placed.nodes - e.placed.delegated
+    if not 0 < left < e.placed.nodes:
+        return None
+    ops = ", ".join(f"{op} x{count}" for op, count in sorted(e.placed.on_cpu.items(), key=lambda item: -item[1])[:5])
+    told = f"{left} of {e.placed.nodes} nodes ran on the CPU ({ops or 'which, it does not say'})"
+    if e.placed.partitions:
+        told += f", the rest in {e.placed.partitions} partition{'s' if e.placed.partitions > 1 else ''}"
+    return _warn("partial_delegation", told)
 
 
 def unstable(e: Evidence) -> Reason | None:
@@ -279,6 +299,34 @@ def fidelity_unavailable(e: Evidence) -> Reason | None:
     return Reason("fidelity_unavailable", "note", "accuracy", "outputs could not be compared with the reference")
 
 
+def coverage_unknown(e: Evidence) -> Reason | None:
+    """An accelerator was asked for, and the runtime cannot tell how much of the graph it took."""
+    if e.delegate == CPU or e.placed is None or e.placed.known:
+        return None
+    return Reason(
+        "coverage_unknown", "note", "latency", "the runtime does not tell how much of the graph the delegate took"
+    )
+
+
+def software_adapter(e: Evidence) -> Reason | None:
+    """Software stands in for the accelerator: its time is the CPU's, and says nothing of a GPU or NPU."""
+    name = software(e.placed)
+    if not name:
+        return None
+    return Reason(
+        "software_adapter",
+        "note",
+        "latency",
+        f"{name.partition(',')[0]} is software on the CPU: its times are not those of a GPU or NPU",
+    )
+
+
+def software(placed: Placed | None) -> str:
+    """The adapter's name, where it is known to be software that stands in for hardware; else an empty string."""
+    adapter = placed.adapter if placed is not None else ""
+    return adapter if any(word in adapter.lower() for word in SOFTWARE_ADAPTERS) else ""
+
+
 def emulated(e: Evidence) -> Reason | None:
     """Something stands in for the hardware: outputs and status are the model's, times are not the device's."""
     if not e.emulated_by:
@@ -295,6 +343,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     clock_jumped,
     suspended,
     too_few_samples,
+    partial_delegation,
     unstable,
     drift,
     warm_up_not_steady,
@@ -309,6 +358,8 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     percentile_withheld,
     no_thermal_sensor,
     fidelity_unavailable,
+    coverage_unknown,
+    software_adapter,
     emulated,
 )
 

@@ -73,7 +73,9 @@ def job(
     """The job for one process of a case."""
     program = pb.Program(
         runtime=case.runtime.name,
-        delegate=case.delegate,
+        delegate=case.delegate_base,
+        options=dict(case.setup.options),
+        delegate_files=[_file(file, file.name) for file in case.setup.files],
         signature=case.signature or "",
         shapes={name: pb.Shape(dims=dims) for name, dims in case.shapes},
         seed=plan.seed,

@@ -153,6 +153,7 @@ def evidence(of: Sequence[Process] | None = None, **changes: Any) -> Evidence:
         accuracy=None,
         original=(),
         delegate="cpu",
+        placed=None,
         null_runtime=False,
         has_thermal_sensor=True,
         emulated_by="",

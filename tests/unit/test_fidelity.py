@@ -133,3 +133,20 @@ def test_a_rounding_of_other_outputs_counts_for_nothing() -> None:
     both = [Rounding(9.0, 1.0)] * 2
     (found,) = fidelity.compare(one_output, other, False, both)
     assert found.tolerance == fidelity.INTEGER_STEPS_ACROSS
+
+
+def test_integers_of_an_accelerator_are_for_the_accuracy_to_judge() -> None:
+    """Many steps off in the same direction pass; outputs that point elsewhere do not, and on the CPU neither does."""
+    reference = [Output("y", np.arange(100, dtype=np.uint8))]
+    near = [Output("y", (np.arange(100) + np.tile([0, 9], 50)).astype(np.uint8))]
+    garbage = [Output("y", np.arange(100, dtype=np.uint8)[::-1].copy())]
+    assert verdict.within_tolerance(fidelity.compare(near, reference, accelerated=True)[0])
+    assert not verdict.within_tolerance(fidelity.compare(garbage, reference, accelerated=True)[0])
+    assert not verdict.within_tolerance(fidelity.compare(near, reference)[0])
+
+
+def test_a_runtime_that_computes_in_half_is_held_to_half() -> None:
+    reference = [Output("y", np.linspace(0, 100, 50, dtype=np.float32))]
+    ours = [Output("y", reference[0].array + np.float32(0.5))]
+    assert verdict.within_tolerance(fidelity.compare(ours, reference, precision="float16 where the GPU chooses it")[0])
+    assert not verdict.within_tolerance(fidelity.compare(ours, reference)[0])

@@ -91,8 +91,9 @@ def test_scalars_and_half_floats(tmp_path: Path) -> None:
     assert outputs(runtime, np.array(1.5, np.float16))[0] == np.float16(-1.5)
 
 
-def test_a_delegate_that_is_not_installed() -> None:
-    for name, path in (("litert", TWO), ("null", TWO)):
+def test_a_delegate_that_is_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "m.null").write_text("{}")
+    for name, path in (("litert", TWO), ("null", tmp_path / "m.null")):
         with pytest.raises(NotAvailable, match="'gpu'"):
             loaded(name, path, delegate="gpu")
 

@@ -315,6 +315,38 @@ def test_fidelity_unavailable() -> None:
     noted(facts.evidence(fidelity=None), "fidelity_unavailable")
 
 
+def planted(nodes: int, delegated: int, known: bool = True, delegate: str = "gpu", adapter: str = "") -> Evidence:
+    placed = replace(facts.placed(nodes, delegated, known), adapter=adapter or "Adreno 740")
+    return facts.evidence(delegate=delegate, placed=placed)
+
+
+def test_partial_delegation() -> None:
+    message = only(planted(10, 7), "partial_delegation", "warn")
+    assert message == "3 of 10 nodes ran on the CPU (SOFTMAX x3), the rest in 1 partition"
+    # All of it is full, none of it is FALLBACK; on the CPU XNNPACK's share is nobody's disappointment.
+    for honest in (planted(10, 10), planted(10, 0), planted(10, 7, delegate="cpu"), planted(10, 7, known=False)):
+        assert loud(honest) == {}
+
+
+def test_coverage_unknown() -> None:
+    noted(planted(0, 0, known=False), "coverage_unknown")
+    assert "coverage_unknown" not in notes(planted(10, 10))
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        "llvmpipe (LLVM 15.0.6, 256 bits)",
+        "SwiftShader Device (Subzero)",
+        "Microsoft Basic Render Driver",
+        "QNN HTP simulator (x86_64)",
+    ],
+)
+def test_software_adapter(adapter: str) -> None:
+    noted(planted(10, 10, adapter=adapter), "software_adapter")
+    assert "software_adapter" not in notes(planted(10, 10))
+
+
 def test_every_code_of_the_table_is_planted_here() -> None:
     tests = [name for name in globals() if name.startswith("test_")]
     codes = [check.__name__ for check in verdict.CHECKS] + ["runtime_differs"]

@@ -454,6 +454,7 @@ class Program(google.protobuf.message.Message):
     RUNTIME_CLASS_FIELD_NUMBER: builtins.int
     PIPELINE_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
+    DELEGATE_FILES_FIELD_NUMBER: builtins.int
     runtime: builtins.str
     delegate: builtins.str
     signature: builtins.str
@@ -482,6 +483,10 @@ class Program(google.protobuf.message.Message):
     def items(self) -> global___File:
         """an .npz of what pre takes, by position"""
 
+    @property
+    def delegate_files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___File]:
+        """the first one is the library that the worker loads"""
+
     def __init__(
         self,
         *,
@@ -496,9 +501,10 @@ class Program(google.protobuf.message.Message):
         runtime_class: builtins.str = ...,
         pipeline: global___File | None = ...,
         items: global___File | None = ...,
+        delegate_files: collections.abc.Iterable[global___File] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["inputs", b"inputs", "items", b"items", "pipeline", b"pipeline", "runtime_archive", b"runtime_archive"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "delegate_files", b"delegate_files", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
 
 global___Program = Program
 

@@ -24,6 +24,12 @@ RUNTIMES: Mapping[str, str] = {
     "null": "pocketbench_agent.runtimes.null:Null",
 }
 
+# What a runtime does by another of its interfaces, unless the user sends a library for that delegate.
+BY_DELEGATE: Mapping[tuple[str, str], str] = {
+    ("litert", "gpu"): "pocketbench_agent.runtimes.litert_compiled:Compiled",
+    ("litert", "npu"): "pocketbench_agent.runtimes.litert_compiled:Compiled",
+}
+
 # The Python package that must be importable for each, so that a list of runtimes needs no import of them.
 PACKAGES: Mapping[str, str | None] = {
     "litert": "ai_edge_litert",
@@ -48,7 +54,8 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How the model is to be loaded. `shapes` are static shapes by input name.
+    """How the model is to be loaded. `shapes` are static shapes by input name; `libraries` are what the delegate
+    needs, the first one to be loaded.
 
     `plain` asks for the runtime's plain kernels, without what makes them fast: the same mathematics, rounded otherwise.
     A runtime that has but one kind ignores it.
@@ -60,6 +67,7 @@ class LoadOptions:
     signature: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     process_index: int = 0
+    libraries: tuple[Path, ...] = ()
     plain: bool = False
 
 
@@ -112,9 +120,11 @@ class Runtime(Protocol):
         """Free the model."""
 
 
-def create(name: str, class_path: str = "") -> Runtime:
-    """The runtime of that name (or `module:Class` of a vendor's own). NotAvailable where it cannot be imported."""
-    target = class_path or RUNTIMES.get(name)
+def create(name: str, class_path: str = "", delegate: str = "") -> Runtime:
+    """The runtime of that name (or `module:Class` of a vendor's own) as it computes by `delegate`, which is empty where
+    a library of the user's does. NotAvailable where it cannot be imported.
+    """
+    target = class_path or BY_DELEGATE.get((name, delegate)) or RUNTIMES.get(name)
     if target is None:
         raise NotAvailable(f"this agent knows no runtime {name!r}; it has {', '.join(sorted(RUNTIMES))}")
     module, _, attribute = target.partition(":")
@@ -123,6 +133,14 @@ def create(name: str, class_path: str = "") -> Runtime:
     except (ImportError, AttributeError) as error:
         raise NotAvailable(f"runtime {name} cannot be imported here: {error}") from error
     return made
+
+
+def flag(name: str, text: str) -> bool:
+    """An option that is on or off; StageError for anything else."""
+    known = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+    if text.lower() not in known:
+        raise StageError(f"option {name}: {text!r} is neither on nor off")
+    return known[text.lower()]
 
 
 def check_static(inputs: Sequence[tuple[str, Sequence[int | str | None]]]) -> None:

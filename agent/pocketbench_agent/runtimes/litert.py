@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketbench_agent import libraries
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import (
     Array,
@@ -21,6 +22,7 @@ from pocketbench_agent.runtimes import (
     check_shapes,
     check_static,
     dtype_name,
+    flag,
 )
 
 Named = list[tuple[str, int]]
@@ -38,19 +40,19 @@ class _Interpreter:
 
     def load(self, files: Sequence[Path], options: LoadOptions) -> ModelFacts:
         """Build the interpreter and allocate; StageError for a broken file, an unsupported op, open dimensions."""
-        if options.delegate != "cpu":
-            raise NotAvailable(f"this build of {self.distribution} has no delegate {options.delegate!r}")
-        kinds = self._package.OpResolverType
-        kernels = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES if options.plain else kinds.AUTO
-        try:
-            self._interpreter = self._package.Interpreter(
-                model_path=str(files[0]), num_threads=options.threads, experimental_op_resolver_type=kernels
-            )
-        except (ValueError, RuntimeError) as error:
-            raise StageError(f"{self.distribution} cannot read the file: {error}") from error
+        self._path, self._options = files[0], options
+        self._interpreter = self._build(self._delegates(), not options.plain and self._xnnpack())
+        inputs, outputs = self._shaped(options)
+        self._in = [self._tensor(index) for _, index in inputs]
+        self._out = [self._tensor(index) for _, index in outputs]
+        self._read_into: list[Array] = []
+        return self._facts(inputs, outputs)
+
+    def _shaped(self, options: LoadOptions) -> tuple[Named, Named]:
+        """The chosen signature's inputs and outputs, in the shapes that were asked for, allocated."""
         self._subgraph = 0
-        signatures: Mapping[str, Any] = self._interpreter._get_full_signature_list()
-        inputs, outputs = self._choose(options.signature, signatures)
+        self._signatures: Mapping[str, Any] = self._interpreter._get_full_signature_list()
+        inputs, outputs = self._choose(options.signature, self._signatures)
         check_shapes(options.shapes, {alias: _dims(self._detail(index)) for alias, index in inputs})
         check_static([(a, _dims(self._detail(index))) for a, index in inputs if a not in options.shapes])
         for alias, index in inputs:
@@ -61,14 +63,14 @@ class _Interpreter:
             if self._subgraph:
                 self._wrapper.AllocateTensors(self._subgraph)
         except (ValueError, RuntimeError) as error:
-            raise StageError(f"{self.distribution} cannot prepare the graph: {error}") from error
-        self._in = [self._tensor(index) for _, index in inputs]
-        self._out = [self._tensor(index) for _, index in outputs]
-        self._read_into: list[Array] = []
+            raise StageError(f"{self.distribution} cannot prepare the graph: {_said(error)}") from error
+        return inputs, outputs
+
+    def _facts(self, inputs: Named, outputs: Named) -> ModelFacts:
         return ModelFacts(
             tuple(_info(alias, self._detail(index)) for alias, index in inputs),
             tuple(_info(alias, self._detail(index)) for alias, index in outputs),
-            signatures=tuple(signatures),
+            signatures=tuple(self._signatures),
         )
 
     def bind(self, arrays: Sequence[Array]) -> None:
@@ -100,16 +102,21 @@ class _Interpreter:
         return self._read_into
 
     def placement(self) -> Placement:
-        """Nodes that XNNPACK took, by walking back from the outputs through the executed graph.
+        """Nodes that a delegate took, by walking back from the outputs through the executed graph.
 
-        The list of ops is that of the first subgraph: for another signature it cannot be told.
+        The list of ops is that of the first subgraph: for another signature it cannot be told. Beside a library of the
+        user's XNNPACK takes what is left, and its nodes look the same: a second interpreter without it is asked.
         """
+        external = bool(self._options.libraries)
         if self._subgraph:
             return Placement()
         try:
-            ops = self._interpreter._get_ops_details()
-            outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
-        except (AttributeError, ValueError, RuntimeError):
+            asked = self._build(self._delegates(), xnnpack=False) if external else self._interpreter
+            if external:
+                asked.allocate_tensors()
+            ops = asked._get_ops_details()
+            outputs = [detail["index"] for detail in asked.get_output_details()]
+        except (AttributeError, ValueError, RuntimeError, StageError):
             return Placement()
         executed = _executed(ops, outputs)
         left = Counter(op["op_name"] for op in executed if op["op_name"] != "DELEGATE")
@@ -122,13 +129,61 @@ class _Interpreter:
             partitions=sum(op["op_name"] == "DELEGATE" for op in executed),
             on_cpu=dict(left),
             evidence="walk of the executed graph",
-            accelerated_by="xnnpack" if delegated else "",
+            used=self._options.delegate if delegated else "cpu",
+            accelerated_by="" if not delegated else self._options.libraries[0].name if external else "xnnpack",
         )
 
     def close(self) -> None:
         """Drop the interpreter."""
         self._in = self._out = []
         del self._interpreter
+
+    def _build(self, delegates: Sequence[Any], xnnpack: bool) -> Any:
+        kinds = self._package.OpResolverType
+        try:
+            return self._package.Interpreter(
+                model_path=str(self._path),
+                num_threads=self._options.threads,
+                experimental_op_resolver_type=kinds.AUTO if xnnpack else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                experimental_delegates=list(delegates),
+            )
+        except (ValueError, RuntimeError) as error:
+            # A delegate is applied while the interpreter is built, and its failure looks like the file's.
+            what = f"use {self._options.libraries[0].name}" if delegates else "read the file"
+            raise StageError(f"{self.distribution} cannot {what}: {_said(error)}") from error
+
+    def _xnnpack(self) -> bool:
+        """On by default; `xnnpack: off` among the options of `cpu` measures the runtime's own kernels."""
+        if self._options.delegate != "cpu":
+            return True
+        unknown = sorted(set(self._options.options) - {"xnnpack"})
+        if unknown:
+            raise StageError(f"{self.distribution} on the CPU has no option {', '.join(unknown)}; it has xnnpack")
+        return flag("xnnpack", self._options.options.get("xnnpack", "on"))
+
+    def _delegates(self) -> list[Any]:
+        """The user's library, loaded; none for the CPU and XNNPACK."""
+        options = self._options
+        if not options.libraries:
+            if options.delegate not in ("cpu", "xnnpack"):
+                raise NotAvailable(f"this build of {self.distribution} has no delegate {options.delegate!r}")
+            if options.delegate == "xnnpack" and options.options:
+                raise StageError("xnnpack takes no options here")
+            return []
+        library = options.libraries[0]
+        libraries.check(library)
+        kind = self._package.Delegate
+        if kind.__del__ is not _destroy:
+            kind.destroy, kind.__del__ = kind.__del__, _destroy
+        try:
+            return [self._package.load_delegate(str(library), dict(options.options))]
+        except OSError as error:
+            raise StageError(f"{library.name} cannot be loaded: {error}") from error
+        except AttributeError as error:
+            raise StageError(f"{library.name} is no TFLite delegate: {error}") from error
+        except ValueError as error:
+            said = str(error).partition("\n")[2].strip() or "it does not say why"
+            raise StageError(f"{library.name} made no delegate: {said}") from error
 
     @property
     def _wrapper(self) -> Any:
@@ -202,6 +257,16 @@ class TfliteRuntime(_Interpreter):
 
     module = "tflite_runtime.interpreter"
     distribution = "tflite-runtime"
+
+
+def _destroy(delegate: Any) -> None:
+    """Instead of Delegate.__del__, which hands a NULL to the library where none was made, and that may crash it."""
+    if getattr(delegate, "_delegate_ptr", None):
+        delegate.destroy()
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip() or f"{type(error).__name__} without a message"
 
 
 def _dims(detail: Mapping[str, Any]) -> list[int]:

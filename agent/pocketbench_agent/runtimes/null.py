@@ -7,6 +7,8 @@ that misbehave, so that a lab (and our own tests) can see how each shows up in a
     factors          one factor on sleep_ms a process, by its index (drift, unstable devices)
     output           echo (default) | nan | constant | noise (differs from process to process)
     inputs           {name: [dtype, shape]}; default {"x": ["float32", [1, 4]]}
+    placement        {"nodes": 9, "delegated": 7, "partitions": 1, "on_cpu": {"SOFTMAX": 2}, "adapter": NAME}: any
+                     delegate is accepted, and that is what it is said to have taken; {} says nothing
     fail             {"stage": "load" | "run", "how": "error" | "memory" | "exit" | "hang" | SIGNAL, "after": RUNS}
 """
 
@@ -24,7 +26,7 @@ import numpy as np
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, TensorInfo, dtype_name
 
-KEYS = frozenset({"sleep_ms", "read_ms", "factors", "output", "inputs", "fail"})
+KEYS = frozenset({"sleep_ms", "read_ms", "factors", "output", "inputs", "fail", "placement"})
 
 
 class Null:
@@ -34,9 +36,10 @@ class Null:
 
     def load(self, files: Sequence[Path], options: LoadOptions) -> ModelFacts:
         """Read the file; StageError where it is not such JSON."""
-        if options.delegate != "cpu":
-            raise NotAvailable(f"the null runtime has no delegate {options.delegate!r}")
         self._told = _read(files[0])
+        if options.delegate != "cpu" and "placement" not in self._told:
+            raise NotAvailable(f"the null runtime has no delegate {options.delegate!r}")
+        self._delegate = options.delegate
         factors = self._told.get("factors") or [1.0]
         self._sleep_s = self._told.get("sleep_ms", 0) / 1e3 * factors[options.process_index % len(factors)]
         self._read_s = self._told.get("read_ms", 0) / 1e3
@@ -89,8 +92,12 @@ class Null:
         return self._outputs
 
     def placement(self) -> Placement:
-        """Nothing is placed anywhere."""
-        return Placement()
+        """As told; else nothing is placed anywhere."""
+        told = self._told.get("placement")
+        if not told:
+            return Placement()
+        taken = bool(told.get("delegated"))
+        return Placement(known=True, **told, evidence="told so", used=self._delegate if taken else "cpu")
 
     def close(self) -> None:
         """Nothing to free."""

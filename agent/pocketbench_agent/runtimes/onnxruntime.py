@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from pocketbench_agent.errors import NotAvailable, StageError
+from pocketbench_agent.errors import StageError
 from pocketbench_agent.runtimes import (
     OPEN,
     Array,
@@ -22,11 +22,11 @@ from pocketbench_agent.runtimes import (
     TensorInfo,
     check_shapes,
     check_static,
+    ort_providers,
 )
+from pocketbench_agent.runtimes.ort_providers import CPU
 
-CPU = "CPUExecutionProvider"
-# The order says which is preferred where a delegate can mean several.
-DELEGATES = {"npu": ["QNNExecutionProvider"], "gpu": ["WebGpuExecutionProvider", "QNNExecutionProvider"]}
+RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 # https://onnxruntime.ai/docs/api/python: NodeArg.type is the ONNX type's name.
 DTYPES = {
@@ -50,7 +50,7 @@ class OnnxRuntime:
         if options.signature is not None:
             raise StageError("--signature is for .tflite files; ONNX has none")
         self._path, self._options = files[0], options
-        self._provider = _provider(options.delegate)
+        self._provider = ort_providers.find(options.delegate, options.options, options.libraries)
         self._session = self._open(ort.SessionOptions())
         nodes = {node.name: node for node in self._session.get_inputs()}
         check_shapes(options.shapes, {name: node.shape for name, node in nodes.items()})
@@ -62,6 +62,7 @@ class OnnxRuntime:
         self._in = [ort.OrtValue.ortvalue_from_numpy(np.zeros(i.shape, i.dtype)) for i in inputs]
         for info, value in zip(inputs, self._in, strict=True):
             self._binding.bind_ortvalue_input(info.name, value)
+        self._input_names = [info.name for info in inputs]
         outputs: list[TensorInfo] = []
         self._out: list[Any] = []
         for node in self._session.get_outputs():
@@ -74,12 +75,18 @@ class OnnxRuntime:
         self._output_names = [output.name for output in outputs]
         self._bind_outputs()
         self._read_into: list[Array] = []
-        return ModelFacts(inputs, tuple(outputs))
+        precision = "float16 for what is not quantized" if self._provider.is_half() else "as stored"
+        return ModelFacts(inputs, tuple(outputs), precision)
 
     def bind(self, arrays: Sequence[Array]) -> None:
         """Copy the inputs into the bound values."""
         for own, array in zip(self._in, arrays, strict=True):
             own.update_inplace(array)
+        if self._provider.name != CPU:
+            # A provider with memory of its own copies an input when it is bound, and sees no later change of it.
+            for name, own in zip(self._input_names, self._in, strict=True):
+                self._binding.bind_ortvalue_input(name, own)
+            self._binding.synchronize_inputs()
         if not self._fixed:
             # What the last run allocated would be taken as the shape of this one.
             self._binding.clear_binding_outputs()
@@ -89,6 +96,8 @@ class OnnxRuntime:
         """Run the bound session; StageError where a node refuses."""
         try:
             self._session.run_with_iobinding(self._binding)
+            if self._provider.name != CPU:
+                self._binding.synchronize_outputs()
         except Exception as error:  # onnxruntime raises a class of its own for each status code
             raise StageError(f"onnxruntime failed in an inference: {_first_line(error)}") from error
 
@@ -104,14 +113,46 @@ class OnnxRuntime:
         return self._read_into
 
     def placement(self) -> Placement:
-        """Nodes by provider, from a profiled session of its own (profiling slows a session up to 2.7x)."""
-        if self._provider == CPU:
+        """Nodes by provider, from a profiled session of its own (profiling slows a session up to 2.7x).
+
+        What ran is the profile's word; how many nodes of the file went into one that a provider fused is the record's,
+        where this version keeps one.
+        """
+        if self._provider.name == CPU:
             return Placement(used="cpu")
+        ran, assigned = self._profiled()
+        taken = [provider for _, _, provider in ran if provider != CPU]
+        if assigned and taken:
+            left = Counter(op for provider, op in assigned if provider == CPU)
+            nodes, evidence = len(assigned), "record of the assignment, profile of a session of its own"
+        else:
+            left = Counter(op for _, op, provider in ran if provider == CPU)
+            nodes, evidence = len(ran), "profile of a session of its own"
+        return Placement(
+            known=True,
+            nodes=nodes,
+            delegated=nodes - sum(left.values()),
+            partitions=len(taken),
+            on_cpu=dict(left),
+            evidence=evidence,
+            used=self._options.delegate if taken else "cpu",
+            accelerated_by=self._provider.name if taken else "",
+            adapter=self._provider.adapter() if taken else "",
+        )
+
+    def _profiled(self) -> tuple[set[tuple[str, str, str]], list[tuple[str, str]]]:
+        """(name, op, provider) of each node that ran, and (provider, op) of each that was assigned."""
         with tempfile.TemporaryDirectory() as folder:
             settings = ort.SessionOptions()
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder) / "profile")
+            settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")
             session = self._open(settings)
+            assigned = [
+                (CPU if part.ep_name == CPU else str(part.ep_name), str(node.op_type))
+                for part in getattr(session, "get_provider_graph_assignment_info", list)()
+                for node in part.get_nodes()
+            ]
             feeds = {node.name: value.numpy() for node, value in zip(session.get_inputs(), self._in, strict=True)}
             session.run(None, feeds)
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -120,18 +161,7 @@ class OnnxRuntime:
             for event in events
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
         }
-        taken = [op for _, op, provider in ran if provider != CPU]
-        left = Counter(op for _, op, provider in ran if provider == CPU)
-        return Placement(
-            known=True,
-            nodes=len(ran),
-            delegated=len(taken),
-            partitions=len(taken),
-            on_cpu=dict(left),
-            evidence="profile of a session of its own",
-            used=self._options.delegate if taken else "cpu",
-            accelerated_by=self._provider if taken else "",
-        )
+        return ran, assigned
 
     def close(self) -> None:
         """Drop the session."""
@@ -150,26 +180,14 @@ class OnnxRuntime:
         settings.log_severity_level = 3
         if self._options.plain:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        providers: list[Any] = [CPU]
-        if self._provider != CPU:
-            providers.insert(0, (self._provider, dict(self._options.options)))
+        for key, value in self._options.options.items():
+            if "." in key:
+                settings.add_session_config_entry(key, value)
+        providers = self._provider.add_to(settings)
         try:
-            return ort.InferenceSession(str(self._path), settings, providers=providers)
+            return ort.InferenceSession(str(self._path), settings, providers=providers or None)
         except Exception as error:  # a class of its own for each status code, RuntimeError for some
             raise StageError(f"onnxruntime cannot load the file: {_first_line(error)}") from error
-
-
-def _provider(delegate: str) -> str:
-    installed = ort.get_available_providers()
-    if delegate == "cpu":
-        return CPU
-    wanted = DELEGATES.get(delegate, [f"{delegate}executionprovider"])
-    for name in wanted:
-        for have in installed:
-            if have.lower() == name.lower():
-                return str(have)
-    shown = ", ".join(p.removesuffix("ExecutionProvider") for p in installed)
-    raise NotAvailable(f"this build of onnxruntime has no provider for {delegate!r}; it has {shown}")
 
 
 def _dtype(node: Any) -> str:

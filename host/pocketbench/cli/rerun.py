@@ -15,8 +15,8 @@ from pocketbench.cli.run import check_output, content_of, execute
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
 from pocketbench.fleet import Outcome
-from pocketbench.models import open_model
-from pocketbench.plan import Case, Plan, Request, parse_runtime
+from pocketbench.models import open_model, place
+from pocketbench.plan import Case, DelegateSetup, Plan, Request, parse_runtime
 from pocketbench.store.store import Store
 
 
@@ -103,4 +103,16 @@ def _case(doc: Mapping[str, Any]) -> Case:
         cpus=tuple(doc["cpus"]),
         shapes=tuple((name, tuple(dims)) for name, dims in doc["shapes"]),
         signature=doc["signature"],
+        setup=_setup(doc.get("setup") or {}),
     )
+
+
+def _setup(doc: Mapping[str, Any]) -> DelegateSetup:
+    files = []
+    for told in doc.get("files", ()):
+        file = place(Path(told["path"]), told["name"], "--delegate")
+        if file.sha256 != told["sha256"]:
+            raise UsageError(f"{file.path}: is not the library that was used then (its sha256 differs)")
+        files.append(file)
+    options = tuple((name, value) for name, value in doc.get("options", ()))
+    return DelegateSetup(doc.get("base"), options, tuple(files))

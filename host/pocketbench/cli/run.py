@@ -21,6 +21,7 @@ from pocketbench import goal as goals
 from pocketbench.cli import variants
 from pocketbench.cli.variants import Variants
 from pocketbench.config import devices as config
+from pocketbench.delegates import setups
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError, nearest
 from pocketbench.models import open_model, place, printable
@@ -152,7 +153,8 @@ def make_request(
     chosen = [parse_runtime(text) for text in options["runtimes"]]
     for runtime in chosen:
         runtimes.check(runtime)
-    delegates = [check_delegate(name) for name in options["delegates"]] or ["cpu"]
+    own = [name for device in names for name in entries[device].delegates]
+    delegates = [check_delegate(name, own) for name in options["delegates"]] or ["cpu"]
     shapes = tuple(_shape(text) for text in options["shapes"])
     cpus = parse_cpus(options["cpus"]) if options["cpus"] else ()
     plan = _plan(options)
@@ -175,6 +177,7 @@ def make_request(
             cpus,
             shapes,
             options["signature"],
+            setups(delegates, name, entries[name]),
         )
         for name in names
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pocketbench.errors import ConfigError, UsageError, nearest
 
@@ -29,6 +29,24 @@ class Power(_Strict):
     switch: dict[Literal["off", "on"], str] | None = None
 
 
+class DelegateEntry(_Strict):
+    """A delegate of a device: another name for one (`base`), its options, and what is sent for it.
+
+    `library` is loaded by the worker, `files` lie beside it; paths are relative to the file that names them.
+    """
+
+    base: str | None = None
+    library: Path | None = None
+    files: tuple[Path, ...] = ()
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> DelegateEntry:
+        if self.files and self.library is None:
+            raise ValueError("'files' lie beside a 'library', and there is none")
+        return self
+
+
 Reached = Literal["local", "adb", "ssh"]
 
 
@@ -47,7 +65,7 @@ class _Keys(_Strict):
     workdir: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
     python: str | None = None
-    delegates: dict[str, Any] = Field(default_factory=dict)
+    delegates: dict[str, DelegateEntry] = Field(default_factory=dict)
     power: Power | None = None
     cpus: tuple[int, ...] = ()
     native_tools: dict[str, str] = Field(default_factory=dict)
@@ -124,10 +142,25 @@ def _devices(path: Path, tree: Any) -> Mapping[str, DeviceEntry]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}:1: must hold a mapping with the key 'devices'")
     try:
-        return DevicesFile.model_validate(_with_defaults(tree)).devices
+        found = DevicesFile.model_validate(_with_defaults(tree)).devices
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}:{_line(tree, first['loc'])}: {_explain(first)}") from error
+    return {name: _placed(entry, path.parent) for name, entry in found.items()}
+
+
+def _placed(entry: DeviceEntry, folder: Path) -> DeviceEntry:
+    """The libraries of its delegates by whole paths."""
+    delegates = {
+        name: one.model_copy(
+            update={
+                "library": one.library and folder / one.library.expanduser(),
+                "files": tuple(folder / file.expanduser() for file in one.files),
+            }
+        )
+        for name, one in entry.delegates.items()
+    }
+    return entry.model_copy(update={"delegates": delegates})
 
 
 def select(wanted: Sequence[str], devices: Mapping[str, DeviceEntry]) -> list[str]:
@@ -176,7 +209,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         model: type[BaseModel] = DevicesFile
         if len(location) > 1:
-            model = Power if location[-2] == "power" else DeviceEntry
+            inner: Mapping[str, type[BaseModel]] = {"power": Power, "delegates": DelegateEntry}
+            model = inner.get("".join(location[2:3]), DeviceEntry) if len(location) > 3 else DeviceEntry
         inside = f" in {'.'.join(location[:-1])}" if len(location) > 1 else ""
         return f"unknown key {location[-1]!r}{nearest(location[-1], model.model_fields)}{inside}"
     return f"{where}: {error['msg']}"

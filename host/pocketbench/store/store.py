@@ -356,6 +356,14 @@ def request_doc(request: Request) -> dict[str, Any]:
                 "cpus": list(case.cpus),
                 "shapes": [[name, list(dims)] for name, dims in case.shapes],
                 "signature": case.signature,
+                "setup": {
+                    "base": case.setup.base,
+                    "options": [list(option) for option in case.setup.options],
+                    "files": [
+                        {"name": file.name, "path": str(file.path.absolute()), "sha256": file.sha256}
+                        for file in case.setup.files
+                    ],
+                },
             }
             for case in request.cases
         ],

@@ -1,0 +1,188 @@
+"""Delegates through the command line: what they took, and libraries that are not what they should be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pocketbench.models import PlacedFile, place
+from pocketbench_agent.cache import BlobCache
+from pocketbench_agent.jobs import Jobs
+from pocketbench_agent.rpc import agent_pb2 as pb
+from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench
+from tests.integration.test_run import codes
+from tests.peers import chains
+
+SOURCE = ROOT / "tests" / "peers" / "stub_delegate.c"
+SETUPS = """\
+devices:
+  local:
+    transport: local
+    delegates:
+      stub: {library: libstub.so}
+      takes-none: {library: libstub.so, options: {take: 77}}
+      garbage: {library: libstub.so, options: {take: 0}}
+      failing: {library: libstub.so, options: {fail: true}}
+      no-device: {library: libstub.so, options: {no_device: true}}
+      crashing: {library: libstub.so, options: {crash: true}}
+      unknown-option: {library: libstub.so, options: {speed: 11}}
+      no-library: {library: text.so}
+      foreign: {library: foreign.so}
+      no-delegate: {library: empty.so}
+      slow: {base: cpu, options: {xnnpack: off}}
+      mistyped: {base: cpu, options: {xnpack: off}}
+"""
+CC = shutil.which("cc") or shutil.which("gcc")
+
+pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler here: external delegates were not tried")
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the stub delegate, and files that are none."""
+    folder = tmp_path_factory.mktemp("libraries")
+    build = [str(CC), "-shared", "-fPIC", "-O1"]
+    subprocess.run([*build, "-o", folder / "libstub.so", SOURCE], check=True)
+    (folder / "empty.c").write_text("int nothing;\n")
+    subprocess.run([*build, "-o", folder / "empty.so", folder / "empty.c"], check=True)
+    (folder / "text.so").write_text("not a library\n")
+    stub = bytearray((folder / "libstub.so").read_bytes())
+    # Of another processor: e_machine (elf(5)).
+    stub[18:20] = (243).to_bytes(2, "little")
+    (folder / "foreign.so").write_bytes(stub)
+    (folder / "devices.yaml").write_text(SETUPS)
+    return folder
+
+
+def measure(bench: Bench, libraries: Path, model: Path, *delegates: str) -> dict[str, dict[str, Any]]:
+    """Results by delegate."""
+    wanted = [argument for name in delegates for argument in ("--delegate", name)]
+    devices = ("--devices", libraries / "devices.yaml", "--device", "local")
+    ended = bench(*devices, "--model", model, *wanted, *QUICK, "--format", "json")
+    assert ended.code in (0, 3), ended.stderr
+    return {result["delegate"]["requested"]: result for result in ended.results}
+
+
+def test_what_a_delegate_took(bench: Bench, libraries: Path) -> None:
+    """All, some, nothing, and nonsense: coverage, status and reasons; the rest of the graph is XNNPACK's."""
+    mixed = chains.write(bench.home / "mixed.tflite", ["NEG", "ADD", "NEG"])
+    external = f"external:{libraries / 'libstub.so'}"
+    found = measure(bench, libraries, mixed, "cpu", "xnnpack", "stub", "takes-none", "garbage", external)
+    shown = {name: (r["status"], r["delegate"]["coverage"], r["delegate"]["used"]) for name, r in found.items()}
+    assert shown == {
+        "cpu": ("OK", "n/a", "cpu"),
+        "xnnpack": ("OK", "full", "xnnpack"),
+        "stub": ("OK", "partial", "external"),
+        "takes-none": ("FALLBACK", "none", "cpu"),
+        "garbage": ("INVALID", "partial", "external"),
+        external: ("OK", "partial", "external"),
+    }
+    stub = found["stub"]["delegate"]
+    assert (stub["nodes"], stub["nodes_delegated"], stub["partitions"], stub["on_cpu"]) == (3, 2, 2, {"ADD": 1})
+    assert stub["accelerated_by"] == "libstub.so"
+    assert codes(found["stub"], "warn") == {"partial_delegation"}
+    assert found["takes-none"]["delegate"]["nodes_delegated"] == 0
+    assert found["takes-none"]["delegate"]["options"] == {"take": "77"}
+    assert codes(found["takes-none"], "invalid") == {"fallback"}
+    assert "output_mismatch" in codes(found["garbage"], "invalid")
+    whole = chains.write(bench.home / "whole.tflite", ["NEG", "NEG", "NEG"])
+    full = measure(bench, libraries, whole, "stub")["stub"]
+    assert (full["status"], full["delegate"]["coverage"], full["delegate"]["on_cpu"]) == ("OK", "full", {})
+
+
+def test_libraries_that_are_not_what_they_should_be(bench: Bench, libraries: Path) -> None:
+    """Each ends with a status of its own and says why; none takes another down."""
+    model = chains.write(bench.home / "m.tflite", ["NEG"])
+    expected = {
+        "failing": ("FAILED", "cannot use libstub.so: Restored original execution plan"),
+        "no-device": ("FAILED", "libstub.so made no delegate: no device answers"),
+        "unknown-option": ("FAILED", "libstub.so made no delegate: unknown option speed"),
+        "crashing": ("CRASHED", "SIGSEGV in stage load"),
+        "no-library": ("FAILED", "text.so is not a shared library"),
+        "foreign": ("FAILED", "foreign.so is made for riscv64, and this device is "),
+        "no-delegate": ("FAILED", "empty.so is no TFLite delegate"),
+        "mistyped": ("FAILED", "has no option xnpack; it has xnnpack"),
+        "npu": ("SKIPPED", "npu"),
+        "nnapi": ("SKIPPED", "no delegate 'nnapi'"),
+        "slow": ("OK", ""),
+    }
+    found = measure(bench, libraries, model, *expected)
+    for name, (status, says) in expected.items():
+        messages = [reason["message"] for reason in found[name]["reasons"]]
+        assert found[name]["status"] == status, (name, messages)
+        assert any(says in message for message in messages), (name, messages)
+    assert found["slow"]["delegate"]["nodes_delegated"] == 0, "XNNPACK was switched off"
+
+
+def test_a_delegate_that_hangs_is_ended(libraries: Path, tmp_path: Path) -> None:
+    """At the job's deadline, by the agent, in the stage where it hung."""
+    cache = BlobCache(tmp_path / "blobs")
+
+    def sent(file: PlacedFile) -> pb.File:
+        data = file.path.read_bytes()
+        cache.put(bytes.fromhex(file.sha256), 0, len(data), iter([data]))
+        return pb.File(path=file.name, sha256=bytes.fromhex(file.sha256))
+
+    model = place(DIGITS / "digits-float.tflite", "model.tflite", "--model")
+    library = place(libraries / "libstub.so", ".delegate/libstub.so", "--delegate")
+    program = pb.Program(runtime="litert", delegate="external", options={"hang": "1"}, delegate_files=[sent(library)])
+    jobs = Jobs(tmp_path, cache)
+    jobs.start(pb.Job(job_id="hang", files=[sent(model)], program=program, deadline_s=5, phase="latency"))
+    ended = list(jobs.watch("hang", 1))[-1].ended
+    assert (ended.how, ended.stage) == (pb.Ended.TIMEOUT, "load"), ended
+    jobs.close()
+
+
+def test_a_library_that_is_missing_is_found_before_anything_runs(bench: Bench, libraries: Path) -> None:
+    """Exit code 2, with the place where it was looked for."""
+    (bench.home / "devices.yaml").write_text(
+        "devices:\n  local: {transport: local, delegates: {gone: {library: libgone.so}, odd: {base: gqu}}}\n"
+    )
+    case = ("--device", "local", "--model", DIGITS / "digits-int8.tflite")
+    for delegate, says in {
+        "gone": "local: delegate gone: library",
+        "external:nowhere.so": "nowhere.so: no such file",
+        "odd": "unknown base 'gqu' (did you mean 'gpu'?)",
+        "gonne": "unknown delegate 'gonne' (did you mean 'gone'?)",
+    }.items():
+        ended = bench(*case, "--delegate", delegate)
+        assert (ended.code, says in ended.stderr) == (2, True), ended.stderr
+    (bench.home / "devices.yaml").write_text(
+        "devices:\n  local:\n    transport: local\n    delegates: {a: {librari: x}}\n"
+    )
+    ended = bench(*case)
+    assert (ended.code, "unknown key 'librari' (did you mean 'library'?)" in ended.stderr) == (2, True), ended.stderr
+
+
+def test_strict_and_again(bench: Bench, libraries: Path) -> None:
+    """--require-full-delegation fails on a part; a rerun loads the same library, and no other in its place."""
+    model = chains.write(bench.home / "m.tflite", ["NEG", "ADD"])
+    shutil.copy(libraries / "libstub.so", bench.home / "libmine.so")
+    case = ("--device", "local", "--model", model, "--delegate", "external:libmine.so", *QUICK, "--format", "json")
+    strict = bench(*case, "--require-full-delegation")
+    assert (strict.code, "coverage partial" in strict.stderr) == (1, True)
+    again = bench("rerun", strict.results[0]["id"], "--format", "json")
+    assert again.code == 0, again.stderr
+    assert again.results[0]["delegate"]["nodes_delegated"] == 1
+    shutil.copy(libraries / "empty.so", bench.home / "libmine.so")
+    changed = bench("rerun", strict.results[0]["id"])
+    assert (changed.code, "is not the library that was used then" in changed.stderr) == (2, True)
+
+
+def test_lies_about_placement_through_the_command_line(bench: Bench) -> None:
+    """A runtime that took a part, nothing, or was software all along."""
+    told = {
+        "part": ({"nodes": 9, "delegated": 7, "on_cpu": {"SOFTMAX": 2}}, "OK", "partial_delegation"),
+        "nothing": ({"nodes": 9, "delegated": 0}, "FALLBACK", "fallback"),
+        "software": ({"nodes": 9, "delegated": 9, "adapter": "llvmpipe (LLVM 15)"}, "OK", "software_adapter"),
+        "silent": ({}, "OK", "coverage_unknown"),
+    }
+    models = [a for name, (how, _, _) in told.items() for a in ("--model", bench.null(name, sleep_ms=1, placement=how))]
+    ended = bench("--device", "local", *models, "--delegate", "gpu", *QUICK, "--format", "json")
+    for result in ended.results:
+        _, status, code = told[result["model"]["name"]]
+        assert (result["status"], code in codes(result)) == (status, True), result["reasons"]
