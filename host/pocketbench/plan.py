@@ -52,6 +52,16 @@ class Case:
     scenario: str = SCENARIO
 
     @property
+    def rate_hz(self) -> float | None:
+        """Frames a second of the paced scenario (`paced:30`)."""
+        return float(self.scenario.removeprefix("paced:")) if self.scenario.startswith("paced:") else None
+
+    @property
+    def sustained_s(self) -> float | None:
+        """How long the sustained scenario lasts (`sustained:60`)."""
+        return float(self.scenario.removeprefix("sustained:")) if self.scenario.startswith("sustained:") else None
+
+    @property
     def key(self) -> str:
         """Names the cell within a run; the same cell of another run has the same key."""
         parts = {
@@ -88,6 +98,14 @@ class Plan:
     warm_up_max_time_s: float = 30.0
     cooldown_s: float | None = None
     seed: int = 0
+    # The energy phase: so long at work, where it is asked for; a third of it idle before and after.
+    energy_s: float | None = None
+    settle_s: float = 0.0
+
+    @property
+    def idle_s(self) -> float:
+        """Each idle window of the energy phase."""
+        return (self.energy_s or 0.0) / 3
 
     @property
     def deadline_s(self) -> int:
@@ -131,6 +149,7 @@ def matrix(
     cpus: tuple[int, ...] = (),
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = (),
     signature: str | None = None,
+    scenario: str = SCENARIO,
 ) -> tuple[Case, ...]:
     """Every combination, each once. UsageError where a runtime reads none of the models, or a model has no reader."""
     pairs = [(model, runtime) for model in models for runtime in readers(model, runtimes)]
@@ -139,7 +158,7 @@ def matrix(
             suffixes = ", ".join(s for s, names in READERS.items() if runtime.name in names)
             raise UsageError(f"--runtime {runtime} reads {suffixes} files, and no --model is one")
     cells = (
-        Case(device, model, runtime, delegate, count, cpus, shapes, signature)
+        Case(device, model, runtime, delegate, count, cpus, shapes, signature, scenario)
         for device, (model, runtime), delegate, count in product(devices, pairs, delegates, threads)
     )
     return tuple({cell.key: cell for cell in cells}.values())
