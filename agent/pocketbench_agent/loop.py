@@ -15,6 +15,7 @@ from statistics import median
 CLOCK = time.perf_counter_ns
 WARM_UP_TOLERANCE = 0.03
 WARM_UP_KEPT = 20_000
+LASTING_KEPT = 100_000
 PROBES = 5
 PROBE_TIME_NS = 5_000_000_000
 
@@ -45,6 +46,15 @@ class Samples:
     run_ns: array[int]
     io_ns: array[int]
     every: int = 1
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """Samples of a phase that lasts for a given time: runs made, and when each kept one began, since the phase did."""
+
+    samples: Samples
+    at_ns: array[int]
+    total: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,62 @@ def timed(step: Moves, limits: Limits) -> Samples:
         if (count >= min_runs and d >= earliest) or d >= latest or count >= max_runs:
             break
     return Samples(run_ns[:count], io_ns[:count])
+
+
+def lasting(step: Moves, work_ns: int) -> Lasting:
+    """Run back to back for so long, at least once; of very many samples every second, fourth … is kept."""
+    clock, bind, run, read = CLOCK, step.bind, step.run, step.read
+    run_ns, io_ns, at_ns = array("q"), array("q"), array("q")
+    every, total = 1, 0
+    begin = clock()
+    while True:
+        a = clock()
+        bind()
+        b = clock()
+        run()
+        c = clock()
+        read()
+        d = clock()
+        if total % every == 0:
+            run_ns.append(c - b)
+            io_ns.append((b - a) + (d - c))
+            at_ns.append(a - begin)
+            if len(run_ns) >= LASTING_KEPT:
+                run_ns, io_ns, at_ns, every = run_ns[::2], io_ns[::2], at_ns[::2], every * 2
+        total += 1
+        if d - begin >= work_ns:
+            return Lasting(Samples(run_ns, io_ns, every), at_ns, total)
+
+
+def paced(step: Moves, limits: Limits, rate_hz: float) -> Lasting:
+    """Frames arrive at a fixed rate, whether or not the one before is done; run is from a frame's scheduled arrival
+    until its outputs are read, so that waiting behind a slow frame counts.
+
+    It sleeps until the next arrival as an application would; a spin would keep the core warm and flatter.
+    """
+    clock, bind, run, read = CLOCK, step.bind, step.run, step.read
+    run_ns, io_ns, at_ns = array("q"), array("q"), array("q")
+    begin = clock()
+    count = 0
+    while True:
+        arrival = begin + round(count * 1e9 / rate_hz)
+        wait = arrival - clock()
+        if wait > 0:
+            time.sleep(wait / 1e9)
+        a = clock()
+        bind()
+        b = clock()
+        run()
+        c = clock()
+        read()
+        d = clock()
+        run_ns.append(d - arrival)
+        io_ns.append((b - a) + (d - c))
+        at_ns.append(arrival - begin)
+        count += 1
+        done = count >= limits.min_runs and d - begin >= limits.min_time_ns
+        if done or d - begin >= limits.max_time_ns or count >= limits.max_runs:
+            return Lasting(Samples(run_ns, io_ns), at_ns, count)
 
 
 def warm_up(step: Moves, min_runs: int, min_time_ns: int, max_time_ns: int) -> WarmUp:

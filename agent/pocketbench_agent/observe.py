@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
-from pocketbench_agent import device_info
+from pocketbench_agent import device_info, meters
 from pocketbench_agent.meters import cpufreq, thermal
 from pocketbench_agent.rpc import agent_pb2 as pb
 
 
-def observe(window_s: float) -> list[pb.Reading]:
-    """One reading of everything; busy time is taken over the window, in thousandths of one core."""
+def observe(window_s: float, more: Sequence[str] = ()) -> list[pb.Reading]:
+    """One reading of everything, and of the meters named beside; busy time is taken over the window, in thousandths
+    of one core.
+    """
     before = device_info.cpu_times()
     if before is not None:
         time.sleep(window_s)
     after = device_info.cpu_times()
     now = time.perf_counter_ns()
     readings = [*thermal.read_once(now), *cpufreq.read_once(now)]
+    for name in more:
+        if name in meters.METERS:
+            readings += meters.read_once(name, now)
     if before is None or after is None or after[2] == before[2]:
         readings.append(pb.Reading(source="system", quantity="busy", unit="milli-core", missing="no /proc/stat"))
     else:

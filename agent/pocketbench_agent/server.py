@@ -158,7 +158,8 @@ class Agent(rpc.AgentServicer):
     def Observe(self, request: pb.ObserveRequest, context: grpc.ServicerContext) -> pb.Observation:
         self._enter(context)
         return pb.Observation(
-            readings=observe.observe(min(max(request.window_s, 0.0), 10.0)), boot_id=device_info.boot_id()
+            readings=observe.observe(min(max(request.window_s, 0.0), 10.0), request.meters),
+            boot_id=device_info.boot_id(),
         )
 
     def HaveBlobs(self, request: pb.BlobList, context: grpc.ServicerContext) -> pb.BlobStates:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -165,10 +166,12 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         round(plan.warm_up_min_time_s * S),
         round(plan.warm_up_max_time_s * S),
     )
+    if job.phase == "energy":
+        _energy(plan, moves, emitter)
+        return
     emitter.begin("timed")
-    limits = loop.Limits(plan.min_runs, plan.max_runs, round(plan.min_time_s * S), round(plan.max_time_s * S))
     before, cpu_before = _conditions(), time.process_time_ns()
-    samples = loop.timed(moves, limits)
+    timed = _timed(plan, moves)
     cpu_after, after = time.process_time_ns(), _conditions()
     gc.enable()
     emitter.begin("report")
@@ -178,8 +181,9 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         synchronisation=pb.Synchronisation(run_ns=probe.run_ns, read_ns=probe.read_ns, reread_ns=probe.reread_ns)
     )
     emitter.send(warm_up=pb.WarmUp(runs=warm.runs, steady=warm.steady))
-    for phase, kept in (("warm_up", warm.samples), ("timed", samples)):
-        emitter.send(samples=pb.Samples(phase=phase, run_ns=kept.run_ns, io_ns=kept.io_ns, every=kept.every))
+    kept = warm.samples
+    emitter.send(samples=pb.Samples(phase="warm_up", run_ns=kept.run_ns, io_ns=kept.io_ns, every=kept.every))
+    emitter.send(samples=_lasting("timed", timed))
     (t0, first), (t1, last) = before, after
     emitter.reading("worker", "cpu_time", "ns", (t0, cpu_before), (t1, cpu_after))
     for (source, quantity, unit), value in first.items():
@@ -192,6 +196,39 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         emitter.send(samples=pb.Samples(phase="frames", run_ns=kept.run_ns, io_ns=kept.io_ns, every=1))
     emitter.begin("placement")
     emitter.send(placed=_placed(runtime.placement()))
+
+
+def _timed(plan: pb.Plan, moves: loop.Moves) -> loop.Lasting:
+    """The timed runs, as the scenario has them."""
+    if plan.scenario.startswith("sustained"):
+        return loop.lasting(moves, round(plan.work_s * S))
+    limits = loop.Limits(plan.min_runs, plan.max_runs, round(plan.min_time_s * S), round(plan.max_time_s * S))
+    if plan.scenario.startswith("paced"):
+        return loop.paced(moves, limits, plan.rate_hz)
+    samples = loop.timed(moves, limits)
+    return loop.Lasting(samples, array("q"), len(samples.run_ns))
+
+
+def _energy(plan: pb.Plan, moves: loop.Moves, emitter: Emitter) -> None:
+    """Runs back to back between two idle windows with the model loaded; the meters' process looks on."""
+    if plan.settle_s > 0:
+        emitter.begin("settle")
+        time.sleep(plan.settle_s)
+    emitter.begin("idle_before")
+    time.sleep(plan.idle_s)
+    emitter.begin("work")
+    made = loop.lasting(moves, round(plan.work_s * S))
+    emitter.begin("idle_after")
+    time.sleep(plan.idle_s)
+    emitter.begin("report")
+    emitter.send(samples=_lasting("work", made))
+
+
+def _lasting(phase: str, made: loop.Lasting) -> pb.Samples:
+    kept = made.samples
+    return pb.Samples(
+        phase=phase, run_ns=kept.run_ns, io_ns=kept.io_ns, every=kept.every, total=made.total, at_ns=made.at_ns
+    )
 
 
 def _conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pocketbench import stats, verdict
+from pocketbench import energy_verdict, stats, verdict
+from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
 from pocketbench.results import (
@@ -60,6 +61,7 @@ def assemble(
     fidelity: Sequence[Fidelity] | None = (),
     accuracy: Accuracy | None = None,
     original: Sequence[Process] = (),
+    energy: EnergyEvidence | None = None,
 ) -> Result:
     """The judged result of a case; `failures` are reasons of scope case found outside its processes, `original` the
     processes of what it was compressed from.
@@ -89,6 +91,8 @@ def assemble(
         # A case that did not end well has too few samples for that reason, and needs no second one.
         reasons += judged if not statuses else [r for r in judged if r.severity == "note"]
         statuses.append(verdict.status(judged))
+    if energy is not None:
+        reasons += energy_verdict.judge(energy)
     facts = next((p.facts for p in processes if p.facts is not None), None)
     delegate, fallback = _delegate(case, placed)
     if fallback is not None and not ends:
@@ -126,6 +130,7 @@ def assemble(
         run_delay_share=verdict.run_delay_share(good),
         load_avg=context.load_avg,
         memory_mb=_memory(good),
+        energy=energy.found.energy if energy is not None else None,
         temperature_c=_temperature(good),
         cpu_mhz=_clock(good),
         accuracy=accuracy,

@@ -19,15 +19,19 @@ from pocketbench import plan as planning
 from pocketbench import workload as work
 from pocketbench.accuracy import Scored, accuracy, evaluate
 from pocketbench.assemble import Context, assemble, case_reason
-from pocketbench.config.devices import DeviceEntry
+from pocketbench.config.devices import DeviceEntry, Power
 from pocketbench.deploy.runtimes import archive
 from pocketbench.disjoint import Guard
+from pocketbench.energy import Found
+from pocketbench.energy_phase import EnergyPhase
+from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
 from pocketbench.measurement import Ended, Output, Process, Rounding, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
+from pocketbench.preparation import prepared, supply_restored
 from pocketbench.progress import Progress
 from pocketbench.reference import ARCH, HostReference
 from pocketbench.results import Fidelity, Reason, Result
@@ -74,6 +78,15 @@ class Lane:
         self._fence: Fence | None = None
         self._link = Link(self.device, self.entry, self.stop, self.progress.say, self.turns)
         self._gate: Gate | None = None
+        self._phase = EnergyPhase(
+            self.device,
+            self.entry.power or Power(),
+            self._link,
+            self.request.plan,
+            self.stop,
+            lambda text: self.progress.say(f"{self.device}: {text}"),
+            self.keep,
+        )
         self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = {}
         self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
@@ -90,7 +103,7 @@ class Lane:
         """Measure everything that has no result yet; never raises for what concerns the device."""
         self.progress.begin(self.device, self._steps())
         try:
-            with self._lease(), self._link.opened():
+            with self._lease(), self._ready():
                 self._gate = self._make_gate()
                 self._score_all()
                 self._rounds()
@@ -131,13 +144,25 @@ class Lane:
 
     def _steps(self) -> int:
         scores = len({_program(case) for case in self._scored_cases()})
+        each = int(self.request.plan.energy_s is not None)
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
-        return len(self._open_cases) * (self.request.plan.processes + 1) + scores - measured
+        return len(self._open_cases) * (self.request.plan.processes + 1 + each) + scores - measured
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
         with leases.kept(self.store, leases.place(self.device, self.entry.transport), self._lose) as lease:
             self._fence = (lease.device, lease.epoch)
+            yield
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Supplied, opened and prepared; afterwards as it was."""
+
+        def say(text: str) -> None:
+            self.progress.say(f"{self.device}: {text}")
+
+        supply_restored(self.device, say)
+        with self._link.opened(), prepared(self.device, self.entry, self._link, say):
             yield
 
     def _lose(self) -> None:
@@ -261,7 +286,27 @@ class Lane:
                 compared = self._fidelity(case, references)
             if self.stop.is_set():
                 return
-            self._end(case, compared)
+            measured = None if dead else self._energy(case)
+            if self.stop.is_set():
+                return
+            self._end(case, compared, measured)
+
+    def _energy(self, case: Case) -> EnergyEvidence | None:
+        """Joules an inference, where they were asked for; None where they were not, or the device went away."""
+        if self.request.plan.energy_s is None:
+            return None
+        assert self._gate is not None
+        self.progress.step(self.device, f"energy: {case.label}")
+        self._gate.wait()
+        try:
+            return self._phase.measure(case, self._files(case), f"{self.run_id}.{case.key}.energy")
+        except DeviceLost as error:
+            if self.stop.is_set():
+                return None
+            self._link.reopen(str(error))
+            return EnergyEvidence(Found(None, None, str(error)))
+        except NoSpaceOnDevice as error:
+            return EnergyEvidence(Found(None, None, str(error)))
 
     def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
         """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
@@ -347,7 +392,7 @@ class Lane:
         inputs = self.inputs or self._real_inputs.get(_program(case))
         return JobFiles(inputs, archive(case.runtime, self._link.live.info, self.progress.say), self.pipeline)
 
-    def _end(self, case: Case, compared: Sequence[Fidelity] | None) -> None:
+    def _end(self, case: Case, compared: Sequence[Fidelity] | None, measured: EnergyEvidence | None = None) -> None:
         original = planning.original(case, self.cases)
         scored = self._scores.get(_program(case))
         before = self._scores.get(_program(original)) if original is not None else None
@@ -360,6 +405,7 @@ class Lane:
             compared,
             found,
             self._rounds_of(original) if original is not None else (),
+            measured,
         )
         self.store.save_result(self.run_id, case.key, result, self._fence)
         self.results[case.key] = result

@@ -13,11 +13,12 @@ from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost
 from pocketbench.measurement import Device
 from pocketbench.session import Session
 from pocketbench.store import lease as leases
-from pocketbench.transports import Transport, create
+from pocketbench.transports import Completed, Transport, create
 from pocketbench.turns import Turns
 
 # How long a device is waited for when its link breaks.
 RETURN_S = 180.0
+SHELL_S = 20.0
 RETRY_S = (1.0, 10.0)
 
 
@@ -54,6 +55,10 @@ class Link:
         finally:
             self._disconnect()
             self._transport.close()
+
+    def shell(self, line: str) -> Completed:
+        """A line for the device's shell."""
+        return self._transport.run(["sh", "-c", line], SHELL_S)
 
     def cancel(self) -> None:
         """Called from another thread: end the running job."""

@@ -76,6 +76,7 @@ class Reading:
     t_ns: tuple[int, ...] = ()
     value: tuple[int, ...] = ()
     missing: str = ""
+    text: str = ""
 
     @property
     def change(self) -> int | None:
@@ -127,6 +128,8 @@ class Process:
     first_ns: int | None = None
     run_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     io_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    # When each began, since the first did: of paced and sustained runs.
+    at_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     warm_up_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     # Whole frames of a device pipeline, and what of each is not the inference.
     frame_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
@@ -139,6 +142,8 @@ class Process:
     outputs: tuple[OutputFact, ...] = ()
     output_constant: bool | None = None
     readings: tuple[Reading, ...] = ()
+    # When the timed runs began, on the clock of the readings.
+    timed_from_ns: int | None = None
     job_id: str = ""
     boot_id: str = ""
     hot_start: bool = False
@@ -151,6 +156,29 @@ class Process:
     def reading(self, source: str, quantity: str) -> Reading | None:
         """The reading of that name, if it was sent."""
         return next((r for r in self.readings if r.source == source and r.quantity == quantity), None)
+
+
+@dataclass(frozen=True)
+class EnergyRun:
+    """The energy phase of one case. Windows are (begin, end) in nanoseconds of the device's monotonic clock;
+    `clock_bound_ns` is how far off the times of readings that the host took may be.
+    """
+
+    ended: Ended
+    idle_before_ns: tuple[int, int] = (0, 0)
+    work_ns: tuple[int, int] = (0, 0)
+    idle_after_ns: tuple[int, int] = (0, 0)
+    runs: int = 0
+    readings: tuple[Reading, ...] = ()
+    clock_bound_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Echo:
+    """One answer of the device's clock: its monotonic time less the host's, and how far off that may be."""
+
+    offset_ns: int
+    bound_ns: int
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,16 @@ class Case:
         return replace(self, delegate=CPU, setup=PLAIN, threads=1, cpus=())
 
     @property
+    def rate_hz(self) -> float | None:
+        """Frames a second of the paced scenario (`paced:30`)."""
+        return float(self.scenario.removeprefix("paced:")) if self.scenario.startswith("paced:") else None
+
+    @property
+    def sustained_s(self) -> float | None:
+        """How long the sustained scenario lasts (`sustained:60`)."""
+        return float(self.scenario.removeprefix("sustained:")) if self.scenario.startswith("sustained:") else None
+
+    @property
     def key(self) -> str:
         """Names the cell within a run; the same cell of another run has the same key."""
         parts = {
@@ -119,6 +129,14 @@ class Plan:
     warm_up_max_time_s: float = 30.0
     cooldown_s: float | None = None
     seed: int = 0
+    # The energy phase: so long at work, where it is asked for; a third of it idle before and after.
+    energy_s: float | None = None
+    settle_s: float = 0.0
+
+    @property
+    def idle_s(self) -> float:
+        """Each idle window of the energy phase."""
+        return (self.energy_s or 0.0) / 3
 
     @property
     def deadline_s(self) -> int:
@@ -163,6 +181,7 @@ def matrix(
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = (),
     signature: str | None = None,
     setups: Mapping[str, DelegateSetup] = MappingProxyType({}),
+    scenario: str = SCENARIO,
 ) -> tuple[Case, ...]:
     """Every combination, each once; `setups` are of delegates that are more than their name.
 
@@ -183,6 +202,7 @@ def matrix(
             cpus,
             shapes,
             signature,
+            scenario,
             setup=setups.get(delegate, PLAIN),
         )
         for device, (model, runtime), delegate, count in product(devices, pairs, delegates, threads)
@@ -200,7 +220,8 @@ def original(case: Case, cases: Sequence[Case]) -> Case | None:
         (other.delegate != CPU, other.threads != case.threads, position)
         for position, other in enumerate(cases)
         if (other.model.recipe, other.device, other.model.format) == (ORIGINAL, case.device, case.model.format)
-        and (other.runtime, other.shapes, other.signature) == (case.runtime, case.shapes, case.signature)
+        and (other.runtime, other.shapes, other.signature, other.scenario)
+        == (case.runtime, case.shapes, case.signature, case.scenario)
     ]
     return cases[min(rank)[2]] if rank else None
 

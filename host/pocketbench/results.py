@@ -33,6 +33,7 @@ METRICS = (
     Metric("load", "ms", -1),
     Metric("first_inference", "ms", -1),
     Metric("memory_peak", "mb", -1),
+    Metric("energy", "mj", -1),
     Metric("size", "bytes", -1),
     Metric("accuracy", "fraction", 1),
 )
@@ -172,7 +173,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes (10^6 bytes), the most of all processes; `model` is loaded less runtime."""
+    """Megabytes (10^6 bytes), the most of all processes; `model` is loaded less runtime.
+
+    `run_peak` is the peak since the model was loaded, where the kernel lets it be reset; `pss` counts shared pages by
+    their share, after the timed runs.
+    """
 
     start: float | None
     runtime: float | None
@@ -180,6 +185,50 @@ class Memory:
     peak: float | None
     model: float | None
     metric: str
+    run_peak: float | None = None
+    pss: float | None = None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """An inference's, millijoules: gross is all that the source measured, idle what it would have taken anyway, net
+    the difference. `steps` of the counter (or readings) while it worked, seconds between them, milliwatts at work.
+    """
+
+    gross_mj: float
+    idle_mj: float | None
+    net_mj: float | None
+    source: str
+    rails: Sequence[str]
+    steps: int
+    interval_s: float | None
+    power_mw: float
+
+
+@dataclass(frozen=True)
+class RealTime:
+    """Of the paced scenario: frames done after the next one had arrived. `missed_upper` is the 99 % bound of their
+    share; `holds` None where too few frames came to tell.
+    """
+
+    rate_hz: float
+    n: int
+    missed: int
+    missed_upper: float
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A stretch of the sustained scenario: latency in it, and what heat and clock were by its end."""
+
+    t_s: float
+    runs: int
+    p50_ms: float
+    max_ms: float
+    temperature_c: float | None
+    cpu_mhz: float | None
+    ceiling_mhz: float | None
 
 
 @dataclass(frozen=True)
@@ -249,15 +298,16 @@ class Result:
     latency_ms: Latency | None = None
     io_ms: Io | None = None
     frame_ms: Frame | None = None
+    real_time: RealTime | None = None
     serial_rate_per_s: float | None = None
     cpu_per_wall: float | None = None
     run_delay_share: float | None = None
     load_avg: float | None = None
     memory_mb: Memory | None = None
-    energy: Mapping[str, Any] | None = None
+    energy: Energy | None = None
     temperature_c: Temperature | None = None
     cpu_mhz: Clock | None = None
-    curve: Sequence[Any] | None = None
+    curve: Sequence[CurvePoint] | None = None
     profile: Sequence[Any] | None = None
     accuracy: Accuracy | None = None
     fidelity: Sequence[Fidelity] | None = None
@@ -275,6 +325,11 @@ class Result:
         """The unit of every statistic: one median a process, in the order of rounds."""
         return [float(median(samples)) for samples in self.samples_ns if len(samples)]
 
+    def _energy_mj(self) -> float | None:
+        """Gross; None where the verdict does not let it count."""
+        refused = any(r.scope == "energy" and r.severity == "invalid" for r in self.reasons)
+        return self.energy.gross_mj if self.energy is not None and not refused else None
+
     def metric(self, name: str) -> float | None:
         """The value of one of METRICS, in its unit."""
         values = {
@@ -282,6 +337,7 @@ class Result:
             "load": self.load_ms,
             "first_inference": self.first_inference_ms,
             "memory_peak": self.memory_mb.peak if self.memory_mb else None,
+            "energy": self._energy_mj(),
             "size": float(self.model.bytes),
             "accuracy": self.accuracy.value if self.accuracy else None,
         }

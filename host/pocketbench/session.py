@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
-from pocketbench.measurement import Device, Ended, Observation, Output, Process, Rounding, WorkerEnded
+from pocketbench.measurement import Device, Echo, Ended, EnergyRun, Observation, Output, Process, Rounding, WorkerEnded
 from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
 from pocketbench.progress import sending
@@ -121,10 +121,10 @@ class Session:
             self._have.add(file.sha256)
         return sent
 
-    def observe(self, window_s: float) -> Observation:
-        """The device's heat, load and clocks now."""
+    def observe(self, window_s: float, meters: Sequence[str] = ()) -> Observation:
+        """The device's heat, load and clocks now, and what the named meters read."""
         with self._errors():
-            seen = self._stub.Observe(pb.ObserveRequest(window_s=window_s), **self._call())
+            seen = self._stub.Observe(pb.ObserveRequest(window_s=window_s, meters=meters), **self._call())
         return Observation(tuple(wire.reading(reading) for reading in seen.readings), seen.boot_id)
 
     def measure(
@@ -145,6 +145,34 @@ class Session:
         job.job_id = job_id
         events = self._run(job, started)
         return replace(wire.process(events, round_index), job_id=job.job_id)
+
+    def echo(self, times: int = 8) -> Echo:
+        """The device's monotonic clock against this host's: the quickest of several answers bounds it best."""
+        found = []
+        for _ in range(times):
+            sent = time.perf_counter_ns()
+            with self._errors():
+                said = self._stub.Clock(pb.ClockRequest(host_send_ns=sent), **self._call())
+            half = (time.perf_counter_ns() - sent) // 2
+            found.append(Echo(said.mono_ns - sent - half, half))
+        return min(found, key=lambda one: one.bound_ns)
+
+    def start_energy(self, case: Case, plan: Plan, files: JobFiles, job_id: str) -> None:
+        """Begin the energy phase; it runs detached, so that its supply, and the link with it, may be cut."""
+        job = self._job(case, plan, files, "energy", 0)
+        job.job_id = job_id
+        with self._errors():
+            self._stub.Start(job, **self._call())
+
+    def energy(self, job_id: str, timeout_s: float) -> EnergyRun:
+        """Wait for the energy phase and collect what it measured."""
+        self._running = job_id
+        try:
+            with self._errors():
+                watch = pb.JobRef(job_id=job_id, from_seq=1)
+                return wire.energy_run(list(self._stub.Watch(watch, timeout=timeout_s, metadata=self._metadata())))
+        finally:
+            self._running = ""
 
     def acknowledge(self, job_id: str) -> None:
         """The job's events are stored: the agent may delete them."""

@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 import numpy as np
 
-from pocketbench import stats
+from pocketbench import energy_verdict, stats
 from pocketbench.measurement import Placed, Process, Reading
 from pocketbench.plan import CPU
 from pocketbench.results import Accuracy, Fidelity, Latency, Reason
@@ -367,6 +367,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
 # Every code that a row can have, for --fail-on: those of CHECKS, of the whole table, and of cases that ended badly.
 CODES: Sequence[str] = (
     *(check.__name__ for check in CHECKS),
+    *(check.__name__ for check in energy_verdict.CHECKS),
     "runtime_differs",
     "load_failed",
     "run_failed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,6 +27,9 @@ HOW = {
     pb.Ended.CANCELLED: "cancelled",
 }
 INPUTS_NAME = "inputs.npz"
+HEAT = ("thermal", "cpufreq", "cooling", "throttled", "android")
+POWER = ("battery", "odpm", "iio", "hwmon", "rapl", "pmic", "dumpsys", "powerstats")
+METERS: Mapping[str, Sequence[str]] = {"latency": HEAT, "energy": POWER}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def job(
     round_index: int,
 ) -> pb.Job:
     """The job for one process of a case."""
+    work_s = (plan.energy_s or 0.0) if phase == "energy" else case.sustained_s or 0.0
     program = pb.Program(
         runtime=case.runtime.name,
         delegate=case.delegate_base,
@@ -101,9 +105,13 @@ def job(
             warm_up_min_runs=plan.warm_up_min_runs,
             warm_up_min_time_s=plan.warm_up_min_time_s,
             warm_up_max_time_s=plan.warm_up_max_time_s,
+            settle_s=plan.settle_s,
+            idle_s=plan.idle_s,
+            work_s=work_s,
+            rate_hz=case.rate_hz or 0.0,
         ),
-        deadline_s=plan.deadline_s,
-        meters=["thermal", "cpufreq"] if phase == "latency" else [],
+        deadline_s=plan.deadline_s + round(work_s if phase != "energy" else 2 * (work_s + plan.idle_s)),
+        meters=METERS.get(phase, ()),
         phase=phase,
     )
 
@@ -120,6 +128,8 @@ def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
     if "timed" in samples:
         found["run_ns"] = np.array(samples["timed"].run_ns, np.int64)
         found["io_ns"] = np.array(samples["timed"].io_ns, np.int64)
+        found["at_ns"] = np.array(samples["timed"].at_ns, np.int64)
+        found["timed_from_ns"] = begun.get("timed")
     if "frames" in samples:
         found["frame_ns"] = np.array(samples["frames"].run_ns, np.int64)
         found["around_ns"] = np.array(samples["frames"].io_ns, np.int64)
@@ -143,6 +153,22 @@ def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
             found["output_constant"] = event.outputs.constant if event.outputs.constant_checked else None
     readings = tuple(reading(event.reading) for event in events if event.HasField("reading"))
     return m.Process(round_index, _last(events), readings=readings, **found)
+
+
+def energy_run(events: Sequence[pb.Event]) -> m.EnergyRun:
+    """What one energy phase measured."""
+    begun = {event.phase.name: event.mono_ns for event in events if event.HasField("phase")}
+    ended = _last(events)
+    if not {"idle_before", "work", "idle_after", "report"} <= begun.keys():
+        return m.EnergyRun(ended)
+    return m.EnergyRun(
+        ended=ended,
+        idle_before_ns=(begun["idle_before"], begun["work"]),
+        work_ns=(begun["work"], begun["idle_after"]),
+        idle_after_ns=(begun["idle_after"], begun["report"]),
+        runs=sum(event.samples.total for event in events if event.samples.phase == "work"),
+        readings=tuple(reading(event.reading) for event in events if event.HasField("reading")),
+    )
 
 
 def outputs(events: Sequence[pb.Event]) -> tuple[m.Ended, list[m.Output]]:
@@ -188,7 +214,9 @@ def ended(said: pb.Ended) -> m.Ended:
 
 def reading(said: pb.Reading) -> m.Reading:
     """A reading."""
-    return m.Reading(said.source, said.quantity, said.unit, tuple(said.t_ns), tuple(said.value), said.missing)
+    return m.Reading(
+        said.source, said.quantity, said.unit, tuple(said.t_ns), tuple(said.value), said.missing, said.text
+    )
 
 
 def tensors(values: Sequence[NDArray[Any]]) -> pb.Tensors:

@@ -18,7 +18,7 @@ devices:
     transport: ssh
     host: pi5.lan
     user: pi
-    power: {meter: ina, sign: -1, switch: {off: "uhubctl -a 0", on: "uhubctl -a 1"}}
+    power: {meter: hwmon, sign: -1, switch: {off: "uhubctl -a 0", on: "uhubctl -a 1"}}
   pi4: {transport: ssh, host: pi4.lan, cooldown: auto, cpus: [2, 3]}
 """.replace("serial: 37101", 'serial: "37101"')
 

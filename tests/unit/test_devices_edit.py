@@ -55,8 +55,8 @@ CASES = {
         "devices:\n  a: &a {transport: ssh, host: x}\n  b: *a\n  LINE\n",
     ),
     "a block scalar": (
-        "devices:\n  a:\n    transport: ssh\n    prepare:\n      x: |\n        one\n        # two\n\n# z\n",
-        "devices:\n  a:\n    transport: ssh\n    prepare:\n      x: |\n        one\n        # two\n\n  LINE\n# z\n",
+        "devices:\n  a:\n    transport: ssh\n    env:\n      x: |\n        one\n        # two\n\n# z\n",
+        "devices:\n  a:\n    transport: ssh\n    env:\n      x: |\n        one\n        # two\n\n  LINE\n# z\n",
     ),
     "an empty last value": (
         "devices:\n  a:\n    transport: ssh\n    user:\n# z\n",
@@ -129,7 +129,7 @@ entries = st.fixed_dictionaries(
     {"transport": st.just("ssh"), "host": st.text(max_size=9)},
     optional={
         "env": st.dictionaries(names, st.text(max_size=5)),
-        "prepare": st.dictionaries(names, values, max_size=2),
+        "delegates": st.dictionaries(names, values, max_size=2),
     },
 )
 

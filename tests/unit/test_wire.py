@@ -102,6 +102,6 @@ def test_a_job_carries_its_case() -> None:
     assert (job.program.inputs.path, job.program.seed) == ("inputs.npz", 9)
     assert (job.placement.threads, list(job.placement.cpus)) == (4, [0, 3])
     assert (job.plan.process_index, job.plan.min_runs, job.deadline_s) == (2, 5, plan.deadline_s)
-    assert (job.phase, list(job.meters)) == ("latency", ["thermal", "cpufreq"])
+    assert (job.phase, list(job.meters)) == ("latency", ["thermal", "cpufreq", "cooling", "throttled", "android"])
     assert list(wire.job(case, plan, JobFiles(), "score", 0).meters) == []
     assert not wire.job(case, plan, JobFiles(), "score", 0).program.HasField("inputs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from pocketbench_agent import meters
 from pocketbench_agent.device_info import read_text
 from pocketbench_agent.meters.sysfs import Gauge, find, readings
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -14,6 +15,8 @@ MISSING = "no thermal zone is offered"
 
 class Thermal:
     """Every thermal zone's temperature."""
+
+    interval_s = 1.0
 
     def start(self) -> None:
         """Find the zones."""
@@ -31,10 +34,7 @@ class Thermal:
 
 def read_once(mono_ns: int) -> list[pb.Reading]:
     """One sample of every zone."""
-    meter = Thermal()
-    meter.start()
-    meter.sample(mono_ns)
-    return list(meter.stop())
+    return meters.read_once("thermal", mono_ns)
 
 
 def _gauges() -> list[Gauge]:

@@ -236,13 +236,20 @@ class ObserveRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     WINDOW_S_FIELD_NUMBER: builtins.int
+    METERS_FIELD_NUMBER: builtins.int
     window_s: builtins.float
+    """over which busy time is taken"""
+    @property
+    def meters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """read once beside what is always told"""
+
     def __init__(
         self,
         *,
         window_s: builtins.float = ...,
+        meters: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["window_s", b"window_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["meters", b"meters", "window_s", b"window_s"]) -> None: ...
 
 global___ObserveRequest = ObserveRequest
 
@@ -375,7 +382,7 @@ class Job(google.protobuf.message.Message):
     job_id: builtins.str
     deadline_s: builtins.int
     phase: builtins.str
-    """latency | reference | rounding | score"""
+    """latency | energy | reference | rounding | score"""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___File]:
         """the first one is the model"""
@@ -557,6 +564,10 @@ class Plan(google.protobuf.message.Message):
     WARM_UP_MIN_TIME_S_FIELD_NUMBER: builtins.int
     WARM_UP_MAX_TIME_S_FIELD_NUMBER: builtins.int
     KEEP_OUTPUTS_FIELD_NUMBER: builtins.int
+    SETTLE_S_FIELD_NUMBER: builtins.int
+    IDLE_S_FIELD_NUMBER: builtins.int
+    WORK_S_FIELD_NUMBER: builtins.int
+    RATE_HZ_FIELD_NUMBER: builtins.int
     scenario: builtins.str
     process_index: builtins.int
     min_runs: builtins.int
@@ -567,6 +578,13 @@ class Plan(google.protobuf.message.Message):
     warm_up_min_time_s: builtins.float
     warm_up_max_time_s: builtins.float
     keep_outputs: builtins.bool
+    settle_s: builtins.float
+    idle_s: builtins.float
+    """phase energy: rest, idle window, runs for work_s, idle window"""
+    work_s: builtins.float
+    """phase energy and scenario sustained: runs for so long"""
+    rate_hz: builtins.float
+    """scenario paced"""
     def __init__(
         self,
         *,
@@ -580,8 +598,12 @@ class Plan(google.protobuf.message.Message):
         warm_up_min_time_s: builtins.float = ...,
         warm_up_max_time_s: builtins.float = ...,
         keep_outputs: builtins.bool = ...,
+        settle_s: builtins.float = ...,
+        idle_s: builtins.float = ...,
+        work_s: builtins.float = ...,
+        rate_hz: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["keep_outputs", b"keep_outputs", "max_runs", b"max_runs", "max_time_s", b"max_time_s", "min_runs", b"min_runs", "min_time_s", b"min_time_s", "process_index", b"process_index", "scenario", b"scenario", "warm_up_max_time_s", b"warm_up_max_time_s", "warm_up_min_runs", b"warm_up_min_runs", "warm_up_min_time_s", b"warm_up_min_time_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["idle_s", b"idle_s", "keep_outputs", b"keep_outputs", "max_runs", b"max_runs", "max_time_s", b"max_time_s", "min_runs", b"min_runs", "min_time_s", b"min_time_s", "process_index", b"process_index", "rate_hz", b"rate_hz", "scenario", b"scenario", "settle_s", b"settle_s", "warm_up_max_time_s", b"warm_up_max_time_s", "warm_up_min_runs", b"warm_up_min_runs", "warm_up_min_time_s", b"warm_up_min_time_s", "work_s", b"work_s"]) -> None: ...
 
 global___Plan = Plan
 
@@ -725,18 +747,28 @@ global___Phase = Phase
 
 @typing.final
 class Samples(google.protobuf.message.Message):
+    """settle idle_before work idle_after"""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PHASE_FIELD_NUMBER: builtins.int
     RUN_NS_FIELD_NUMBER: builtins.int
     IO_NS_FIELD_NUMBER: builtins.int
     EVERY_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    AT_NS_FIELD_NUMBER: builtins.int
     phase: builtins.str
     every: builtins.int
+    """every: one kept in so many"""
+    total: builtins.int
     @property
     def run_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
     def io_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def at_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """runs made; when each kept one began, since the phase did"""
+
     def __init__(
         self,
         *,
@@ -744,8 +776,10 @@ class Samples(google.protobuf.message.Message):
         run_ns: collections.abc.Iterable[builtins.int] | None = ...,
         io_ns: collections.abc.Iterable[builtins.int] | None = ...,
         every: builtins.int = ...,
+        total: builtins.int = ...,
+        at_ns: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["every", b"every", "io_ns", b"io_ns", "phase", b"phase", "run_ns", b"run_ns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["at_ns", b"at_ns", "every", b"every", "io_ns", b"io_ns", "phase", b"phase", "run_ns", b"run_ns", "total", b"total"]) -> None: ...
 
 global___Samples = Samples
 
@@ -803,10 +837,13 @@ class Reading(google.protobuf.message.Message):
     T_NS_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     MISSING_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
     source: builtins.str
     quantity: builtins.str
     unit: builtins.str
     missing: builtins.str
+    text: builtins.str
+    """what is no number"""
     @property
     def t_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
@@ -820,8 +857,9 @@ class Reading(google.protobuf.message.Message):
         t_ns: collections.abc.Iterable[builtins.int] | None = ...,
         value: collections.abc.Iterable[builtins.int] | None = ...,
         missing: builtins.str = ...,
+        text: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["missing", b"missing", "quantity", b"quantity", "source", b"source", "t_ns", b"t_ns", "unit", b"unit", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["missing", b"missing", "quantity", b"quantity", "source", b"source", "t_ns", b"t_ns", "text", b"text", "unit", b"unit", "value", b"value"]) -> None: ...
 
 global___Reading = Reading
 

@@ -140,6 +140,26 @@ class Root(click.Group):
     show_default=True,
     help="Rest before each process; auto waits for heat and load.",
 )
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 10_000, min_open=True),
+    metavar="HZ",
+    help="Frames arrive at this rate, done or not: latency from the arrival, deadlines missed.",
+)
+@click.option(
+    "--sustained",
+    type=click.FloatRange(1, 86_400),
+    metavar="SECONDS",
+    help="Run back to back for so long in one process: a curve of latency, clock and heat.",
+)
+@click.option(
+    "--energy",
+    is_flag=False,
+    flag_value="30",
+    default=None,
+    metavar="[SECONDS]",
+    help="Energy an inference: a phase of its own, 30 s at work between idle windows.",
+)
 @click.option("--require-full-delegation", is_flag=True, help="Exit 1 unless the accelerator took every node.")
 @click.option(
     "--fail-on", "fail_on", multiple=True, metavar="CODE", help="Exit 1 where a row has this reason. Repeatable."

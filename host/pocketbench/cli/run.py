@@ -25,7 +25,7 @@ from pocketbench.delegates import setups
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError, nearest
 from pocketbench.models import open_model, place, printable
-from pocketbench.plan import Plan, Request, check_delegate, matrix, parse_runtime
+from pocketbench.plan import SCENARIO, Plan, Request, check_delegate, matrix, parse_runtime
 from pocketbench.report.findings import goal_lines
 from pocketbench.results import Result
 from pocketbench.store import lease as leases
@@ -157,7 +157,7 @@ def make_request(
     delegates = [check_delegate(name, own) for name in options["delegates"]] or ["cpu"]
     shapes = tuple(_shape(text) for text in options["shapes"])
     cpus = parse_cpus(options["cpus"]) if options["cpus"] else ()
-    plan = _plan(options)
+    scenario, plan = _scenario(options), _plan(options)
     labels = dict(_label(text) for text in options["labels"])
     for option in ("inputs", "workload"):
         path = options[option]
@@ -178,6 +178,7 @@ def make_request(
             shapes,
             options["signature"],
             setups(delegates, name, entries[name]),
+            scenario,
         )
         for name in names
     ]
@@ -223,13 +224,16 @@ def _plan(options: Mapping[str, Any]) -> Plan:
         if click.get_current_context().get_parameter_source("min_time") is click.core.ParameterSource.COMMANDLINE:
             raise UsageError(f"--min-time {options['min_time']} is more than --max-time {options['max_time']}")
         options = {**options, "min_time": options["max_time"]}
+    given = click.get_current_context().get_parameter_source("processes") is click.core.ParameterSource.COMMANDLINE
     return Plan(
-        processes=options["processes"],
+        # A long look at one process, unless more are asked for.
+        processes=1 if options["sustained"] and not given else options["processes"],
         min_runs=options["min_runs"],
         max_runs=options["max_runs"],
         min_time_s=options["min_time"],
         max_time_s=options["max_time"],
         cooldown_s=_cooldown(options["cooldown"]),
+        energy_s=_energy(options["energy"]),
         seed=random.SystemRandom().randrange(2**31),
     )
 
@@ -243,6 +247,27 @@ def _cooldown(text: str) -> float | None:
         seconds = -1.0
     if not 0 <= seconds <= 3600:
         raise UsageError(f"--cooldown {text}: give auto, or seconds from 0 to 3600")
+    return seconds
+
+
+def _scenario(options: Mapping[str, Any]) -> str:
+    """`single_stream`, `paced:HZ` or `sustained:SECONDS`: part of what tells cases apart."""
+    if options["rate"] and options["sustained"]:
+        raise UsageError("--rate and --sustained are two scenarios: measure one at a time")
+    if options["rate"]:
+        return f"paced:{options['rate']:g}"
+    return f"sustained:{options['sustained']:g}" if options["sustained"] else SCENARIO
+
+
+def _energy(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= 3600:
+        raise UsageError(f"--energy {text}: give seconds from 1 to 3600, or nothing for 30")
     return seconds
 
 

@@ -13,6 +13,8 @@ from pocketbench.errors import ConfigError, UsageError, nearest
 
 VARIABLE = "POCKETBENCH_DEVICES"
 LOCAL = "local"
+DEVICE_METERS = ("battery", "dumpsys", "odpm", "hwmon", "iio", "pmic", "rapl", "powerstats")
+OUTSIDE_METERS = ("shelly", "tasmota")
 
 
 class _Strict(BaseModel):
@@ -24,9 +26,37 @@ class Power(_Strict):
 
     meter: str | None = None
     sign: Literal[1, -1] | None = None
-    unit: str | None = None
+    unit: Literal["uA", "mA", "A", "uW", "mW", "W"] | None = None
+    rails: tuple[str, ...] = ()
     external_supply: bool = False
     switch: dict[Literal["off", "on"], str] | None = None
+
+    @field_validator("meter")
+    @classmethod
+    def _known(cls, meter: str | None) -> str | None:
+        name, colon, address = (meter or "").partition(":")
+        known = OUTSIDE_METERS if colon else DEVICE_METERS
+        if meter is not None and (name not in known or (colon and not address)):
+            told = f"{', '.join(DEVICE_METERS)}, or {', '.join(f'{name}:ADDRESS' for name in OUTSIDE_METERS)}"
+            raise ValueError(f"unknown meter {meter!r}{nearest(meter, DEVICE_METERS)}; known: {told}")
+        return meter
+
+    @field_validator("switch")
+    @classmethod
+    def _both(cls, switch: dict[str, str] | None) -> dict[str, str] | None:
+        if switch is not None and not (switch.get("off") and switch.get("on")):
+            raise ValueError("both commands are needed, off and on")
+        return switch
+
+
+class Prepare(_Strict):
+    """What an Android device is set to while it is measured; True on, False off, None as it is."""
+
+    stay_awake: bool | None = None
+    airplane_mode: bool | None = None
+    battery_saver: bool | None = None
+    doze: bool | None = None
+    screen: bool | None = None
 
 
 class DelegateEntry(_Strict):
@@ -69,7 +99,7 @@ class _Keys(_Strict):
     power: Power | None = None
     cpus: tuple[int, ...] = ()
     native_tools: dict[str, str] = Field(default_factory=dict)
-    prepare: dict[str, Any] = Field(default_factory=dict)
+    prepare: Prepare | None = None
     cooldown: float | Literal["auto"] | None = None
 
     @field_validator("workdir")
@@ -209,8 +239,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         model: type[BaseModel] = DevicesFile
         if len(location) > 1:
-            inner: Mapping[str, type[BaseModel]] = {"power": Power, "delegates": DelegateEntry}
-            model = inner.get("".join(location[2:3]), DeviceEntry) if len(location) > 3 else DeviceEntry
+            parts: Mapping[str, type[BaseModel]] = {"power": Power, "prepare": Prepare, "delegates": DelegateEntry}
+            model = parts.get("".join(location[2:3]), DeviceEntry) if len(location) > 3 else DeviceEntry
         inside = f" in {'.'.join(location[:-1])}" if len(location) > 1 else ""
         return f"unknown key {location[-1]!r}{nearest(location[-1], model.model_fields)}{inside}"
     return f"{where}: {error['msg']}"

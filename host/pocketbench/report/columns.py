@@ -101,6 +101,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("p90 ms", lambda r: _number(r.latency_ms.p90 if r.latency_ms else None)),
         Column("frames/s", _frames) if any(r.frame_ms for r in results) else None,
         Column("memory MB", lambda r: _number(r.memory_mb.peak if r.memory_mb else None)),
+        Column("energy mJ [net]", _energy) if any(r.energy for r in results) else None,
         Column(f"{accuracy} [95 %]", lambda r: _accuracy(r, named=accuracy == "accuracy")) if accuracy else None,
         Column("change, points [95 %]", _change) if any(map(_changed, results)) else None,
         Column("Pareto", lambda r: "*" if r.id in best else "", right=False) if compressed else None,
@@ -124,6 +125,14 @@ def _p50(result: Result) -> str:
 
 def _frames(result: Result) -> str:
     return _number(result.frame_ms.per_s if result.frame_ms else None)
+
+
+def _energy(result: Result) -> str:
+    """Gross, and net of idle in brackets; nothing where it must not be believed."""
+    found = result.energy
+    if found is None or any(r.scope == "energy" and r.severity == "invalid" for r in result.reasons):
+        return MISSING
+    return significant(found.gross_mj) + (f" [{significant(found.net_mj)}]" if found.net_mj is not None else "")
 
 
 def _accuracy(result: Result, named: bool) -> str:

@@ -1,0 +1,121 @@
+"""A device made ready for measuring (`prepare:` in devices.yaml), and put back as it was, also after a crash.
+
+Android's own commands, as AOSP documents them; run by the device's shell. None of it was seen on a phone yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pocketbench.config.devices import DeviceEntry, Prepare
+from pocketbench.errors import DeviceError
+from pocketbench.link import Link
+from pocketbench.restore import CommandFailed, Journal, run_here
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How it is read, what the answer looks like, and how it is set to what was read or is wanted."""
+
+    read: str
+    answer: str
+    on: str
+    off: str
+    change: str
+
+    def command(self, value: str) -> str:
+        """The shell line that sets it."""
+        return self.change.format(value=shlex.quote(value), word="enable" if value == self.on else "disable")
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "stay_awake": Setting(
+        "settings get global stay_on_while_plugged_in",
+        r"\d+",
+        "7",
+        "0",
+        "settings put global stay_on_while_plugged_in {value}",
+    ),
+    "airplane_mode": Setting(
+        "settings get global airplane_mode_on", "[01]", "1", "0", "cmd connectivity airplane-mode {word}"
+    ),
+    "battery_saver": Setting("settings get global low_power", "[01]", "1", "0", "cmd power set-mode {value}"),
+    "doze": Setting("dumpsys deviceidle enabled", "[01]", "1", "0", "dumpsys deviceidle {word}"),
+    "screen": Setting(
+        "dumpsys power | grep -qE 'mWakefulness=Awake' && echo 224 || echo 223",
+        "22[34]",
+        "224",
+        "223",
+        "input keyevent {value}",
+    ),
+}
+
+
+@contextlib.contextmanager
+def prepared(device: str, entry: DeviceEntry, link: Link, say: Say) -> Iterator[None]:
+    """What an earlier run left is put back first; then what the entry wants is set, and put back at the end."""
+    _put_back(device, link, say)
+    try:
+        for name, wanted in (entry.prepare or Prepare()).model_dump(exclude_none=True).items():
+            _set(device, entry, name, bool(wanted), link, say)
+        yield
+    finally:
+        _put_back(device, link, say)
+
+
+def supply_restored(device: str, say: Say) -> None:
+    """Put back what this host's own commands changed, before the device is reached: it may be without power."""
+    journal = Journal(device)
+    for what, where, command in journal.pending():
+        if where == "host":
+            try:
+                run_here(command, device)
+            except CommandFailed as error:
+                say(f"{what} could not be put back: {error}")
+                continue
+            say(f"{what} was left changed by an earlier run, and is put back")
+            journal.forget(what)
+
+
+def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link, say: Say) -> None:
+    setting = SETTINGS[name]
+    if name == "airplane_mode" and wanted and (entry.transport == "ssh" or entry.address):
+        say("prepare: airplane_mode is left alone: it would cut the link")
+        return
+    before = _ask(link, setting)
+    if before is None:
+        say(f"prepare: {name} cannot be read on this device, and is left alone")
+        return
+    value = setting.on if wanted else setting.off
+    if before == value:
+        return
+    Journal(device).remember(name, "device", setting.command(before))
+    link.shell(setting.command(value))
+    if _ask(link, setting) != value:
+        say(f"prepare: {name} could not be set")
+
+
+def _ask(link: Link, setting: Setting) -> str | None:
+    answer = link.shell(setting.read).stdout.decode(errors="replace").strip()
+    return answer if re.fullmatch(setting.answer, answer) else None
+
+
+def _put_back(device: str, link: Link, say: Say) -> None:
+    """Everything that the journal has of the device; what fails stays in it for the next run."""
+    journal = Journal(device)
+    for what, where, command in journal.pending():
+        if where == "device":
+            try:
+                if link.shell(command).code == 0:
+                    journal.forget(what)
+                    continue
+                why = f"{command!r} failed"
+            except DeviceError as error:
+                why = str(error)
+            say(f"{what} could not be put back: {why}; the next run tries again")

@@ -1,0 +1,137 @@
+"""Energy through the command line, against a simulated sysfs whose truth the code under test cannot see."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import QUICK, ROOT, Bench, Ended, wait_until
+
+PHONE = {"idle_w": 1.0, "work_w": 4.0, "jitter": 0.02}
+
+
+@contextmanager
+def simulated(bench: Bench, sensors: Sequence[Mapping[str, Any]], **device: Any) -> Iterator[Path]:
+    """The sensors' process; gives the file that will hold the truth."""
+    root, truth = bench.home / "root", bench.home / "truth.json"
+    spec, jobs = bench.home / "spec.json", bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
+    spec.write_text(json.dumps({**PHONE, **device, "sensors": sensors}))
+    command = [sys.executable, "-m", "tests.peers.sensors", *map(str, (root, spec, truth, jobs))]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        assert wait_until(lambda: (root / "ready").exists(), 10)
+        bench.environment["POCKETBENCH_ROOT"] = str(root)
+        yield truth
+    finally:
+        process.terminate()
+        _, errors = process.communicate()
+        assert "Traceback" not in errors, errors
+
+
+def measured(bench: Bench, *more: object, seconds: str = "5") -> Ended:
+    """One case with its energy phase."""
+    plan = (*QUICK, "--energy", seconds, "--format", "json", "--debug")
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=5), *plan, *more)
+    assert ended.code == 0, ended.stderr
+    return ended
+
+
+def reasons(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {r["code"]: r for r in result["reasons"] if r["scope"] == "energy"}
+
+
+GOOD: Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, float]]] = {
+    "rapl that wraps twice": ([{"kind": "rapl", "span_uj": 12_000_000, "start_uj": 11_000_000}], {}),
+    "rapl with zeros between": ([{"kind": "rapl", "zeros": 0.03}], {}),
+    "odpm with late updates": ([{"kind": "odpm", "late_s": 0.2}], {"share": 0.9}),
+    "jetson, its input rail alone": ([{"kind": "ina3221"}], {}),
+    "battery, the kernel's sign": ([{"kind": "battery"}], {}),
+    "battery in milliampere, discharge positive": ([{"kind": "battery", "unit": "ma", "sign": 1}], {}),
+    "battery that is blind at times": ([{"kind": "battery", "zeros": 0.05, "late_s": 0.1}], {}),
+    "a battery and its rails": ([{"kind": "battery"}, {"kind": "odpm"}], {"share": 0.9}),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_energy_is_the_truth_within_a_hundredth(bench: Bench, name: str) -> None:
+    sensors, told = GOOD[name]
+    with simulated(bench, sensors, ramp_w_per_s=0.02) as truth_path:
+        (result,) = measured(bench).results
+        assert wait_until(truth_path.exists, 5)
+    truth = json.loads(truth_path.read_text())
+    share = told.get("share", 1.0)
+    joules, seconds = truth["work"]
+    idle_w = (
+        share
+        * (truth["idle_before"][0] / truth["idle_before"][1] + truth["idle_after"][0] / truth["idle_after"][1])
+        / 2
+    )
+    energy = result["energy"]
+    assert energy is not None, result["reasons"]
+    assert energy["gross_mj"] == pytest.approx(1e3 * share * joules / truth["runs"], rel=0.01), energy
+    assert energy["power_mw"] == pytest.approx(1e3 * share * joules / seconds, rel=0.01)
+    assert energy["net_mj"] == pytest.approx(1e3 * (share * joules - idle_w * seconds) / truth["runs"], rel=0.02)
+    assert energy["gross_mj"] == pytest.approx(energy["idle_mj"] + energy["net_mj"])
+    assert set(reasons(result)) <= {"counter_wrapped"}, reasons(result)
+    assert ("counter_wrapped" in reasons(result)) is ("wraps" in name)
+    assert result["status"] == "OK"
+
+
+def test_a_battery_that_charges_is_refused_unless_its_supply_is_outside(bench: Bench) -> None:
+    devices = bench.home / "lab.yaml"
+    with simulated(bench, [{"kind": "battery", "charging": True}]):
+        (result,) = measured(bench, seconds="2.5").results
+        assert reasons(result)["charging"]["severity"] == "invalid" and result["status"] == "OK"
+        devices.write_text("devices:\n  local: {transport: local, power: {external_supply: true}}\n")
+        (result,) = measured(bench, "--devices", devices, seconds="2.5").results
+        assert reasons(result) == {}
+        table = bench("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "1")
+        assert "energy mJ [net]" in table.stdout and "[1] invalid: charging: " in table.stdout, table.stdout
+
+
+def test_a_fuel_gauge_gets_longer_and_says_what_idle_hides(bench: Bench) -> None:
+    with simulated(bench, [{"kind": "battery", "current": False, "step_uah": 100}], work_w=12.0) as truth_path:
+        ended = measured(bench, seconds="2")
+        truth = json.loads(truth_path.read_text())
+    (result,) = ended.results
+    assert truth["work"][1] >= 8
+    assert result["energy"]["source"] == "battery (charge counter)"
+    assert result["energy"]["steps"] < 200
+    assert result["energy"]["power_mw"] == pytest.approx(12_000, rel=0.02)
+
+
+def test_without_a_meter_it_says_so_and_costs_nothing(bench: Bench) -> None:
+    root = bench.home / "root"
+    zone = root / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0\n")
+    (zone / "energy_uj").write_text("not today\n")
+    bench.environment["POCKETBENCH_ROOT"] = str(root)
+    (result,) = measured(bench, seconds="600").results
+    assert result["energy"] is None and result["status"] == "OK"
+    assert "energy_uj cannot be read" in reasons(result)["energy_unavailable"]["message"]
+
+
+def test_the_supply_is_cut_around_the_phase_and_comes_back(bench: Bench) -> None:
+    log, devices = bench.home / "switch.log", bench.home / "devices.yaml"
+    switch = f"{{off: 'echo off >> {log}', on: 'echo on >> {log}'}}"
+    devices.write_text(f"devices:\n  local: {{transport: local, power: {{switch: {switch}}}}}\n")
+    with simulated(bench, [{"kind": "rapl"}]):
+        (result,) = measured(bench, "--devices", devices, seconds="3").results
+        assert result["energy"] and log.read_text().split() == ["off", "on"]
+        # A host that dies in between: the next run, whatever it measures, puts the supply back first.
+        running = bench.start(
+            *("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "60", "--devices", devices)
+        )
+        assert wait_until(lambda: log.read_text().split() == ["off", "on", "off"], 60)
+        running.kill()
+        running.communicate()
+        ended = bench("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--devices", devices)
+        assert ended.code == 0 and log.read_text().split() == ["off", "on", "off", "on"], ended.stderr
