@@ -7,14 +7,12 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketbench import fidelity
 from pocketbench import plan as planning
 from pocketbench import workload as work
 from pocketbench.accuracy import Scored, accuracy, evaluate
@@ -28,18 +26,18 @@ from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, Output, Process, Rounding, WorkerEnded
+from pocketbench.measurement import Ended, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
-from pocketbench.plan import Case, Request
+from pocketbench.output_check import OutputCheck
+from pocketbench.plan import Case, Request, program
 from pocketbench.preparation import prepared, supply_restored
 from pocketbench.progress import Progress
-from pocketbench.reference import ARCH, HostReference
+from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session import NoSpaceOnDevice
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Fence, Store
 from pocketbench.turns import Turns
-from pocketbench.verdict import within_tolerance
 from pocketbench.wire import JobFiles
 
 ATTEMPTS = 2
@@ -143,7 +141,7 @@ class Lane:
         self._scratch.cleanup()
 
     def _steps(self) -> int:
-        scores = len({_program(case) for case in self._scored_cases()})
+        scores = len({program(case) for case in self._scored_cases()})
         each = int(self.request.plan.energy_s is not None)
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
         return len(self._open_cases) * (self.request.plan.processes + 1 + each) + scores - measured
@@ -251,7 +249,7 @@ class Lane:
     def _score_all(self) -> None:
         """Accuracy first: a workload that fails says so at once, and its first item feeds the timed runs."""
         for case in self._scored_cases():
-            key = _program(case)
+            key = program(case)
             if key in self._scores or self.stop.is_set():
                 continue
             self.progress.step(self.device, f"accuracy: {case.label}")
@@ -260,7 +258,7 @@ class Lane:
                 return
             self._scores[key] = scored
         for case in self._open_cases:
-            scored = self._scores.get(_program(case))
+            scored = self._scores.get(program(case))
             if isinstance(scored, Reason):
                 self._failures[case.key].append(scored)
             elif isinstance(scored, Ended) and 0 not in self._processes[case.key]:
@@ -275,7 +273,7 @@ class Lane:
 
     def _finish(self) -> None:
         """Outputs against the reference for each case that ran, then its result."""
-        references: dict[tuple[object, ...], list[Output] | None] = {}
+        check = OutputCheck(self._link, self.request.plan, self.reference, self.stop)
         for case in self._open_cases:
             dead = self._is_dead(case.key)
             if not dead and len(self._processes[case.key]) < len(self._order):
@@ -283,7 +281,7 @@ class Lane:
             compared: list[Fidelity] | None = []
             if not dead:
                 self.progress.step(self.device, f"outputs against the reference: {case.label}")
-                compared = self._fidelity(case, references)
+                compared = check.compare(case, self._files(case), self._rounds_of(case))
             if self.stop.is_set():
                 return
             measured = None if dead else self._energy(case)
@@ -308,50 +306,6 @@ class Lane:
         except NoSpaceOnDevice as error:
             return EnergyEvidence(Found(None, None, str(error)))
 
-    def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
-        """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
-        files = self._files(case)
-        reference_case = case.on_cpu()
-        key = (*_program(reference_case), files.inputs and files.inputs.sha256)
-        if self.reference is not None:
-            references[key] = self.reference.outputs(case, self.request.plan, files.inputs, key)
-        elif key not in references:
-            references[key] = self._outputs(reference_case, files)
-        reference, ours = references[key], self._outputs(case, files)
-        if reference is None or ours is None:
-            return None
-        same_arch = self.reference is None or (self._link.info is not None and self._link.info.arch == ARCH)
-        accelerated = case.delegate_base not in (planning.CPU, "xnnpack")
-        facts = next((p.facts for p in self._processes[case.key].values() if p.facts is not None), None)
-        computed = facts.precision if facts is not None else ""
-        compare = partial(fidelity.compare, ours, reference, same_arch, accelerated=accelerated, precision=computed)
-        compared = compare()
-        if (self.reference is not None or accelerated) and not all(map(within_tolerance, compared)):
-            # Another processor rounds otherwise: how much may that do to this model?
-            if self.reference is not None:
-                rounding = self.reference.rounding(case, self.request.plan, files.inputs, key)
-            else:
-                rounding = self._rounding(reference_case, files)
-            compared = compare(rounding=rounding)
-        return compared
-
-    def _rounding(self, case: Case, files: JobFiles) -> list[Rounding] | None:
-        try:
-            return self._link.live.rounding(case, self.request.plan, files)
-        except (DeviceLost, NoSpaceOnDevice):
-            return None
-
-    def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
-        try:
-            ended, outputs = self._link.live.reference(case, self.request.plan, files)
-        except DeviceLost as error:
-            if not self.stop.is_set():
-                self._link.reopen(str(error))
-            return None
-        except NoSpaceOnDevice:
-            return None
-        return outputs if ended.how == "ok" and outputs else None
-
     def _score(self, case: Case) -> Scored | Reason | Ended | None:
         """What came of it through the agent, why nothing did, how the worker ended, or None when stopped."""
         assert self.workload is not None
@@ -364,7 +318,7 @@ class Lane:
                     score = self.workload.score(guard)
                     guard.verify(self.workload.path.name)
                 if self.inputs is None and predict.first is not None:
-                    self._real_inputs[_program(case)] = self._keep_inputs(predict.first)
+                    self._real_inputs[program(case)] = self._keep_inputs(predict.first)
                 return evaluate(score, SCORE_SEED)
             except work.WorkloadFailed as error:
                 return None if self.stop.is_set() else case_reason("workload_failed", str(error))
@@ -389,13 +343,13 @@ class Lane:
         return place(path, path.name, "--workload")
 
     def _files(self, case: Case) -> JobFiles:
-        inputs = self.inputs or self._real_inputs.get(_program(case))
+        inputs = self.inputs or self._real_inputs.get(program(case))
         return JobFiles(inputs, archive(case.runtime, self._link.live.info, self.progress.say), self.pipeline)
 
     def _end(self, case: Case, compared: Sequence[Fidelity] | None, measured: EnergyEvidence | None = None) -> None:
         original = planning.original(case, self.cases)
-        scored = self._scores.get(_program(case))
-        before = self._scores.get(_program(original)) if original is not None else None
+        scored = self._scores.get(program(case))
+        before = self._scores.get(program(original)) if original is not None else None
         found = accuracy(scored, before if isinstance(before, Scored) else None) if isinstance(scored, Scored) else None
         result = assemble(
             case,
@@ -446,9 +400,3 @@ class Lane:
             load_avg=self._gate.load_avg if self._gate else None,
             has_thermal_sensor=self._gate.has_sensor if self._gate else False,
         )
-
-
-def _program(case: Case) -> tuple[object, ...]:
-    """What decides a case's outputs: thread counts and cores share one score."""
-    files = tuple((file.name, file.sha256) for file in case.model.files)
-    return (files, str(case.runtime), case.delegate, case.setup, case.shapes, case.signature)

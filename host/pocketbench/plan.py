@@ -210,6 +210,12 @@ def matrix(
     return tuple({cell.key: cell for cell in cells}.values())
 
 
+def program(case: Case) -> tuple[object, ...]:
+    """What decides a case's outputs: thread counts and cores share one score."""
+    files = tuple((file.name, file.sha256) for file in case.model.files)
+    return (files, str(case.runtime), case.delegate, case.setup, case.shapes, case.signature)
+
+
 def original(case: Case, cases: Sequence[Case]) -> Case | None:
     """What a compressed case is compared with: the uncompressed network in the same format, on the same device, asked
     the same way (on the CPU, where it is measured there too). None where there is none, or the case is it.
