@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pocketbench.errors import UsageError
 
-FORMATS = {".tflite": "tflite", ".onnx": "onnx", ".ort": "onnx"}
+FORMATS = {".tflite": "tflite", ".onnx": "onnx", ".ort": "onnx", ".param": "ncnn"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ModelFile:
 
     @property
     def format(self) -> str | None:
-        """tflite, onnx, or None."""
+        """tflite, onnx, ncnn, or None."""
         return FORMATS.get(self.suffix)
 
     @property
@@ -81,6 +81,11 @@ def open_model(path: Path) -> ModelFile:
             if not data.is_file():
                 raise UsageError(f"{path}: its external data file {location!r} is missing (looked for {data})")
             files.append(place(data, location, "--model"))
+    if path.suffix.lower() == ".param":
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise UsageError(f"{path}: its weights are missing (looked for {weights})")
+        files.append(place(weights, "model.bin", "--model"))
     return ModelFile(path, tuple(files))
 
 

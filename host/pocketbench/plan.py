@@ -18,9 +18,10 @@ READERS: Mapping[str, tuple[str, ...]] = {
     ".tflite": ("litert", "tflite-runtime"),
     ".onnx": ("onnxruntime",),
     ".ort": ("onnxruntime",),
+    ".param": ("ncnn",),
     ".null": ("null",),
 }
-RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "null")
+RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "ncnn", "null")
 CPU = "cpu"
 DELEGATES = (CPU, "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "coreml", "acl", "openvino", "azure")
 # A library that the user names, loaded in the worker: `external:PATH`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -186,3 +187,38 @@ def test_lies_about_placement_through_the_command_line(bench: Bench) -> None:
     for result in ended.results:
         _, status, code = told[result["model"]["name"]]
         assert (result["status"], code in codes(result)) == (status, True), result["reasons"]
+
+
+def test_what_a_device_can_really_do(bench: Bench, libraries: Path) -> None:
+    """Each delegate by a tiny model: absent, crashing, useless and working ones told apart, and remembered."""
+    (bench.home / "devices.yaml").write_text(
+        "devices:\n  local:\n    transport: local\n    delegates:\n"
+        f"      adds: {{library: {libraries / 'libstub.so'}, options: {{take: 0}}}}\n"
+        f"      idle: {{library: {libraries / 'libstub.so'}}}\n"
+        f"      crashing: {{library: {libraries / 'libstub.so'}, options: {{crash: true}}}}\n"
+    )
+    before = bench("devices", "--format", "json").doc[0]
+    assert before["delegates"] == ["cpu"]
+    checked = bench("devices", "check", "local", "--delegates")
+    assert checked.code == 0, checked.stdout
+    for line in (
+        r"ok +delegate +litert [\d.]+ cpu: computes",
+        r"ok +delegate +litert gpu: is not there: LiteRT finds no gpu here",
+        r"ok +delegate +litert npu: is not there: LiteRT finds no npu here",
+        r"ok +delegate +litert [\d.]+ adds: takes 1 of 2 nodes of a tiny model",
+        r"warning +delegate +litert [\d.]+ idle: is there, and takes no node",
+        r"warning +delegate +litert crashing: crashes: the worker died of SIGSEGV",
+        r"ok +delegate +onnxruntime [\d.]+ cpu: computes",
+    ):
+        assert re.search(line, checked.stdout), (line, checked.stdout)
+    after = bench("devices", "--format", "json").doc[0]
+    assert after["delegates"] == ["cpu", "litert adds"]
+    (remembered,) = (bench.home / "xdg_cache_home" / "pocketbench" / "abilities").iterdir()
+    remembered.write_text("{")
+    assert bench("devices", "--format", "json").doc[0]["delegates"] == ["cpu"]
+
+
+def test_no_usage_data_is_gathered(bench: Bench) -> None:
+    """ONNX Runtime 1.32 keeps a device id and a database in the cache folder, unless it is told not to."""
+    assert bench("--device", "local", "--model", DIGITS / "digits-int8.onnx", *QUICK).code == 0
+    assert not [path for path in bench.home.rglob("*") if "Microsoft" in path.name or path.name == "deviceid"]

@@ -99,7 +99,7 @@ def test_a_delegate_that_is_not_installed(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_is_not_known() -> None:
-    with pytest.raises(NotAvailable, match="this agent knows no runtime 'ncnn'"):
-        create("ncnn")
+    with pytest.raises(NotAvailable, match="this agent knows no runtime 'mnn'"):
+        create("mnn")
     with pytest.raises(NotAvailable, match="cannot be imported"):
         create("vendor", "nosuch.module:Class")

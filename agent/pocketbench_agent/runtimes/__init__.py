@@ -21,6 +21,7 @@ RUNTIMES: Mapping[str, str] = {
     "litert": "pocketbench_agent.runtimes.litert:LiteRt",
     "tflite-runtime": "pocketbench_agent.runtimes.litert:TfliteRuntime",
     "onnxruntime": "pocketbench_agent.runtimes.onnxruntime:OnnxRuntime",
+    "ncnn": "pocketbench_agent.runtimes.ncnn:Ncnn",
     "null": "pocketbench_agent.runtimes.null:Null",
 }
 
@@ -35,6 +36,7 @@ PACKAGES: Mapping[str, str | None] = {
     "litert": "ai_edge_litert",
     "tflite-runtime": "tflite_runtime",
     "onnxruntime": "onnxruntime",
+    "ncnn": "ncnn",
     "null": None,
 }
 

@@ -110,10 +110,8 @@ def _devices(name: str, library: str) -> list[Any]:
     try:
         ort.register_execution_provider_library(name, library)
     except Exception as error:  # a class of its own for each status code
-        said = str(error).strip().splitlines()
-        raise StageError(
-            f"{Path(library).name} is no provider for onnxruntime: {said[0] if said else type(error).__name__}"
-        ) from error
+        said = str(error).strip().partition("\n")[0].partition(" with error: ")[0] or type(error).__name__
+        raise StageError(f"{Path(library).name} is no provider for onnxruntime: {said}") from error
     found = [device for device in ort.get_ep_devices() if device.ep_name not in before]
     if not found:
         raise NotAvailable(f"{Path(library).name} finds no device here")

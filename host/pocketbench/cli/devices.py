@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,11 @@ def add(what: tuple[str, ...], name: str | None, accept_host_key: bool, devices_
 
 @devices.command(short_help="Check devices in depth.")
 @click.argument("names", metavar="NAME", nargs=-1, required=True)
+@click.option("--delegates", is_flag=True, help="Try every delegate too, each with a tiny model; the list shows them.")
 @store_option
 @run_options
 @click.pass_context
-def check(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None:
+def check(ctx: click.Context, /, names: tuple[str, ...], delegates: bool, **options: Any) -> None:
     """Check devices in depth: the agent is put there, and models of known behaviour are run.
 
     Exit code 0 where nothing failed (warnings do not count), else 3.
@@ -97,7 +99,7 @@ def check(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None
     store = Store(options["store"])
     try:
         for name in config.select(names, entries):
-            for finding in health.check(name, entries[name], store, lambda text: click.echo(text, err=True)):
+            for finding in health.check(name, entries[name], store, partial(click.echo, err=True), delegates):
                 failed = failed or finding.verdict == "failed"
                 text = printable(f"{name}: {finding.verdict:7}  {finding.check:9}  {finding.text}")
                 click.echo(text)

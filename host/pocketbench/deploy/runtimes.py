@@ -29,6 +29,7 @@ DISTRIBUTIONS: Mapping[str, str] = {
     "litert": "ai-edge-litert",
     "tflite-runtime": "tflite-runtime",
     "onnxruntime": "onnxruntime",
+    "ncnn": "ncnn",
 }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
+from pocketbench.devices import abilities
 from pocketbench.devices.roster import address
 from pocketbench.devices.survey import Survey, places, survey, unusable
 from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
@@ -60,10 +61,12 @@ class Finding:
     text: str
 
 
-def check(name: str, entry: DeviceEntry, store: Store, say: Callable[[str], None]) -> Iterator[Finding]:
+def check(
+    name: str, entry: DeviceEntry, store: Store, say: Callable[[str], None], delegates: bool = False
+) -> Iterator[Finding]:
     """Everything in order, each finding as soon as it is known; a failure ends what would build upon it.
 
-    `say` is told what takes long.
+    `say` is told what takes long; `delegates`: each is tried too.
     """
     try:
         transport = create(name, entry)
@@ -79,7 +82,7 @@ def check(name: str, entry: DeviceEntry, store: Store, say: Callable[[str], None
                 fit = fit and finding.verdict != "failed"
                 yield finding
             if fit:
-                yield from _agent(name, entry, transport, store, say)
+                yield from _agent(name, entry, transport, store, say, delegates)
         except DeviceBusy as error:
             yield _failed("lease", name, error)
         except DeviceError as error:
@@ -154,7 +157,7 @@ def _clock(transport: Transport) -> Finding:
 
 
 def _agent(
-    name: str, entry: DeviceEntry, transport: Transport, store: Store, say: Callable[[str], None]
+    name: str, entry: DeviceEntry, transport: Transport, store: Store, say: Callable[[str], None], delegates: bool
 ) -> Iterator[Finding]:
     """Under the lease of the store and of the agent, both given back at the end."""
     # A check is short: who takes the device over meanwhile is refused by the agent's own lease.
@@ -176,6 +179,8 @@ def _agent(
             with tempfile.TemporaryDirectory(prefix="pocketbench-") as scratch:
                 yield _null(name, session, Path(scratch))
                 yield _litert(name, session, Path(scratch), say)
+                if delegates:
+                    yield from _delegates(name, entry, session, Path(scratch), say)
             yield from readings(session.observe(WINDOW_S))
         finally:
             session.close()
@@ -218,6 +223,20 @@ def _litert(name: str, session: Session, scratch: Path, say: Callable[[str], Non
     if len(found) == len(ANSWER) and np.allclose(found, ANSWER, rtol=1e-6, atol=0):
         return Finding("litert", "ok", "a known model gives the known answer")
     return Finding("litert", "failed", f"a known model should give {list(ANSWER)} and gave {found}: do not trust it")
+
+
+def _delegates(
+    name: str, entry: DeviceEntry, session: Session, scratch: Path, say: Callable[[str], None]
+) -> Iterator[Finding]:
+    """Each by a tiny model. One that is not there is no defect, and neither is one that does nothing: it is said."""
+    found = []
+    for ability in abilities.probe(name, entry, session, scratch, say):
+        found.append(ability)
+        # The vocabulary has words for providers of other systems; what a build has stands in the line of `npu`.
+        if ability.took == "absent" and ability.delegate not in ("cpu", "gpu", "npu", "vulkan", *entry.delegates):
+            continue
+        yield Finding("delegate", "ok" if ability.works or ability.took == "absent" else "warning", ability.text)
+    abilities.remember(name, session.info.fingerprint, found)
 
 
 def readings(seen: Observation) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import runtimes
 from pocketbench.deploy.probe import ARCHITECTURES
+from pocketbench.devices import abilities
 from pocketbench.devices.survey import Survey, survey, unusable
 from pocketbench.errors import DeviceError, NotReachable
 from pocketbench.transports import create
@@ -103,8 +104,14 @@ def judged(base: Row, told: Survey, held: str | None) -> Row:
         remedy=remedy,
         survey=told,
         runtimes={} if why else _runtimes(base.transport, told.arch),
-        delegates=() if why else ("cpu",),
+        delegates=() if why else _delegates(base.name),
     )
+
+
+def _delegates(name: str) -> tuple[str, ...]:
+    """`cpu`, and those that were seen to compute when the device was last checked for them."""
+    seen = (one.label for one in abilities.remembered(name) if one.works and one.delegate != "cpu")
+    return ("cpu", *seen)
 
 
 def _runtimes(transport: str, arch: str) -> Mapping[str, tuple[str, ...]]:
