@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 import numpy as np
 
-from pocketbench import energy_verdict, stats
+from pocketbench import energy_verdict, heat, stats
 from pocketbench.measurement import Process, Reading
 from pocketbench.results import Accuracy, Fidelity, Latency, Reason
 
@@ -32,6 +32,9 @@ THRESHOLDS: Mapping[str, float] = {
     "stolen_share": 0.02,
     "percentile_bound": 1.25,
     "slower": 0.03,
+    # Of its highest value; firmware rounds.
+    "ceiling": 0.995,
+    "android_moderate": 2,
 }
 
 
@@ -48,6 +51,7 @@ class Evidence:
     null_runtime: bool
     has_thermal_sensor: bool
     emulated_by: str
+    sustained: bool = False
 
 
 def judge(evidence: Evidence) -> list[Reason]:
@@ -115,6 +119,22 @@ def output_mismatch(e: Evidence) -> Reason | None:
 def within_tolerance(fidelity: Fidelity) -> bool:
     """Is the largest difference at most what its precision allows?"""
     return fidelity.max_abs is not None and fidelity.max_abs <= fidelity.tolerance
+
+
+def throttled(e: Evidence) -> Reason | None:
+    """The ceiling of what computes moved while it was measured; in the sustained scenario that is what was asked."""
+    told = heat.ceiling_fell(e.processes, THRESHOLDS["ceiling"]) or heat.cooled(e.processes)
+    told = told or heat.firmware_limits(e.processes, THRESHOLDS["android_moderate"])
+    if told is None:
+        return None
+    return _warn("throttled", told) if e.sustained else _invalid("throttled", told)
+
+
+def battery_saver(e: Evidence) -> Reason | None:
+    """The device saved its battery: it may be slower than it could."""
+    if not any(1 in r.value for p in e.processes for r in p.readings if r.quantity == "battery_saver"):
+        return None
+    return _warn("battery_saver", "the battery saver was on: prepare: {battery_saver: false} turns it off")
 
 
 def rebooted(e: Evidence) -> Reason | None:
@@ -291,6 +311,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     implausible_latency,
     output_nan,
     output_mismatch,
+    throttled,
     rebooted,
     clock_jumped,
     suspended,
@@ -301,6 +322,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     background_load,
     hot_start,
     swapped,
+    battery_saver,
     output_constant,
     slower_than_original,
     accuracy_dropped,
