@@ -133,6 +133,24 @@ def peak_rss_bytes() -> int | None:
     return _status_bytes("VmHWM")
 
 
+def reset_peak_rss() -> bool:
+    """Let VmHWM count from now on (proc(5), clear_refs); False where the kernel does not allow it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def pss_bytes() -> int | None:
+    """This process's memory with each shared page counted by its share (Pss of smaps_rollup)."""
+    try:
+        found = re.search(r"^Pss:\s+(\d+) kB$", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
 def swap_bytes() -> int | None:
     """Memory of this process that was swapped out (VmSwap)."""
     return _status_bytes("VmSwap")

@@ -5,26 +5,23 @@ A job needs nobody: once accepted it runs to its end or its deadline, whether or
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import queue
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import FramingError, frame, read_message, read_messages
 from pocketbench_agent.job_files import JobError, prepare_files, release_files
-from pocketbench_agent.meters import METERS
 from pocketbench_agent.rpc import agent_pb2 as pb
-from pocketbench_agent.spawn import KILL_WAIT_S, Worker
+from pocketbench_agent.sampler import Sampler
+from pocketbench_agent.spawn import Worker
 
 # Results that no host fetched for so long are nobody's any more.
 FORGOTTEN_S = 7 * 24 * 3600
@@ -57,6 +54,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._queue: queue.Queue[_Job | None] = queue.Queue()
         self._running: Worker | None = None
+        self._sampler = Sampler()
         (home / "jobs").mkdir(parents=True, exist_ok=True)
         for folder in sorted((home / "jobs").iterdir()):
             if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
@@ -195,11 +193,12 @@ class Jobs:
             with job.changed:
                 job.state = pb.JobState.DONE
                 job.changed.notify_all()
+        self._sampler.close()
 
     def _run(self, job: _Job) -> pb.Ended:
         if job.cancelled:
             return pb.Ended(how=pb.Ended.CANCELLED, message="cancelled before it began")
-        meters = _start_meters(job.job.meters)
+        self._sampler.begin(job.job.meters)
         worker = Worker(job.job, job.folder / "files", self._home)
         self._running = worker
         if job.cancelled:
@@ -214,7 +213,7 @@ class Jobs:
         finally:
             self._running = None
             worker.close()
-            for event in _stop_meters(meters):
+            for event in self._sampler.end():
                 self._record(job, event)
         if job.cancelled and ended.how != pb.Ended.OK:
             return pb.Ended(how=pb.Ended.CANCELLED, stage=ended.stage, message="cancelled")
@@ -232,30 +231,3 @@ class Jobs:
             job.offsets.append(offset)
             job.last_seq += 1
             job.changed.notify_all()
-
-
-def _start_meters(names: Sequence[str]) -> subprocess.Popen[bytes] | None:
-    """The meters' own process; None where the job wants none or names one that this agent does not have."""
-    known = [name for name in names if name in METERS]
-    if not known:
-        return None
-    command = [sys.executable, "-m", "pocketbench_agent.meters", *known]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def _stop_meters(meters: subprocess.Popen[bytes] | None) -> Iterator[pb.Event]:
-    """What the meters read; nothing where they died or hang."""
-    if meters is None:
-        return
-    try:
-        output, _ = meters.communicate(timeout=KILL_WAIT_S)
-        yield from read_messages(io.BytesIO(output), pb.Event)
-    except (subprocess.TimeoutExpired, FramingError):
-        meters.kill()
-        meters.wait()

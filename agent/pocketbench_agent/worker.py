@@ -169,6 +169,7 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
     if job.phase == "energy":
         _energy(plan, moves, emitter)
         return
+    load_peak, reset = device_info.peak_rss_bytes(), device_info.reset_peak_rss()
     emitter.begin("timed")
     before, cpu_before = _conditions(), time.process_time_ns()
     timed = _timed(plan, moves)
@@ -176,7 +177,11 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
     gc.enable()
     emitter.begin("report")
     # Before the checks, whose copies are the harness's and not the model's.
-    _memory(emitter, "peak")
+    run_peak, now = device_info.peak_rss_bytes(), time.perf_counter_ns()
+    peaks = [peak for peak in (load_peak, run_peak) if peak is not None]
+    emitter.reading("memory", "peak", "bytes", (now, max(peaks, default=None)))
+    emitter.reading("memory", "run_peak", "bytes", (now, run_peak if reset else None))
+    emitter.reading("memory", "pss", "bytes", (now, device_info.pss_bytes()))
     emitter.send(
         synchronisation=pb.Synchronisation(run_ns=probe.run_ns, read_ns=probe.read_ns, reread_ns=probe.reread_ns)
     )
@@ -246,8 +251,7 @@ def _conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:
 
 
 def _memory(emitter: Emitter, point: str) -> None:
-    value = device_info.peak_rss_bytes() if point == "peak" else device_info.rss_bytes()
-    emitter.reading("memory", point, "bytes", (time.perf_counter_ns(), value))
+    emitter.reading("memory", point, "bytes", (time.perf_counter_ns(), device_info.rss_bytes()))
 
 
 def _outputs(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Array], emitter: Emitter) -> None:

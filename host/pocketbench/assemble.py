@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketbench import energy_verdict, stats, verdict
+from pocketbench import energy_verdict, heat, scenarios, stats, verdict
 from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
@@ -86,6 +86,7 @@ def assemble(
             null_runtime=case.runtime.name == "null",
             has_thermal_sensor=context.has_thermal_sensor,
             emulated_by=context.device.emulated_by if context.device else "",
+            sustained=case.sustained_s is not None,
         )
         judged = verdict.judge(evidence)
         # A case that did not end well has too few samples for that reason, and needs no second one.
@@ -125,6 +126,8 @@ def assemble(
         latency_ms=latency,
         io_ms=_io(good),
         frame_ms=_frame(good),
+        real_time=scenarios.real_time(case, good),
+        curve=scenarios.curve(case, good),
         serial_rate_per_s=_rate(latency, _io(good)),
         cpu_per_wall=_cpu_per_wall(good),
         run_delay_share=verdict.run_delay_share(good),
@@ -137,7 +140,7 @@ def assemble(
         fidelity=tuple(fidelity) if fidelity else None,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
         plan=context.plan,
-        environment=_environment(context.device, facts),
+        environment=_environment(context.device, facts, good),
         labels=context.labels,
     )
 
@@ -255,32 +258,55 @@ def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
 
 def _memory(processes: Sequence[Process]) -> Memory | None:
     points: dict[str, float | None] = {}
-    for point in ("start", "runtime", "loaded", "peak"):
+    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss"):
         readings = [p.reading("memory", point) for p in processes]
         points[point] = max((r.value[-1] / MB for r in readings if r is not None and r.value), default=None)
     if all(value is None for value in points.values()):
         return None
     loaded, runtime = points["loaded"], points["runtime"]
     model = loaded - runtime if loaded is not None and runtime is not None else None
-    return Memory(points["start"], runtime, loaded, points["peak"], model, "VmRSS, peak VmHWM")
+    names = "VmRSS, peak VmHWM" + (", Pss" if points["pss"] is not None else "")
+    return Memory(
+        start=points["start"],
+        runtime=runtime,
+        loaded=loaded,
+        peak=points["peak"],
+        model=model,
+        metric=names,
+        run_peak=points["run_peak"],
+        pss=points["pss"],
+    )
 
 
 def _temperature(processes: Sequence[Process]) -> Temperature | None:
-    zones = [r for p in processes for r in p.readings if r.quantity == "temperature" and r.value]
-    if not zones:
+    """Of the zone that reached most; what no silicon has (a sentinel of a sensor that is off) does not count."""
+    zones = [r for p in processes for r in p.readings if r.quantity == "temperature"]
+    known = [(r.source, values) for r in zones if (values := heat.plausible(r.value))]
+    if not known:
         return None
-    hottest = max(zones, key=lambda r: max(r.value)).source
-    values = [value / 1000 for r in zones if r.source == hottest for value in r.value]
-    return Temperature(values[0], values[-1], max(values))
+    hottest = max(known, key=lambda one: max(one[1]))[0]
+    celsius = [value / 1000 for source, values in known if source == hottest for value in values]
+    return Temperature(celsius[0], celsius[-1], max(celsius))
 
 
 def _clock(processes: Sequence[Process]) -> Clock | None:
+    """Mean by the time in states where the kernel counts it, else of what was seen each second."""
     speeds = [r for p in processes for r in p.readings if r.quantity == "frequency" and r.value]
     ceilings = [v for p in processes for r in p.readings if r.quantity == "ceiling" for v in r.value]
     if not speeds or not ceilings:
         return None
     fastest = max(speeds, key=lambda r: fmean(r.value)).source
-    return Clock(fmean(v for r in speeds if r.source == fastest for v in r.value) / 1000, max(ceilings) / 1000)
+    counted = [_counted_khz(p, fastest) for p in processes]
+    known = [khz for khz in counted if khz is not None]
+    mean_khz = fmean(known) if known else fmean(v for r in speeds if r.source == fastest for v in r.value)
+    return Clock(mean_khz / 1000, max(ceilings) / 1000)
+
+
+def _counted_khz(process: Process, source: str) -> float | None:
+    cycles, clocked = process.reading(source, "cycles"), process.reading(source, "clocked")
+    if cycles is None or clocked is None or not cycles.change or not clocked.change:
+        return None
+    return cycles.change / clocked.change if cycles.change > 0 and clocked.change > 0 else None
 
 
 def _median(values: Sequence[int | None], unit: float) -> float | None:
@@ -351,7 +377,8 @@ def _tensor(tensor: Tensor) -> TensorFacts:
     return TensorFacts(tensor.name, tensor.dtype, tensor.shape, quantization)
 
 
-def _environment(device: Device | None, facts: Facts | None) -> dict[str, Any]:
+def _environment(device: Device | None, facts: Facts | None, processes: Sequence[Process]) -> dict[str, Any]:
+    governors = {r.text for p in processes for r in p.readings if r.quantity == "governor" and r.text}
     return {
         "agent_build": device.agent_build if device else None,
         "python": facts.python if facts else None,
@@ -361,4 +388,5 @@ def _environment(device: Device | None, facts: Facts | None) -> dict[str, Any]:
         "cpus": device.cpus if device else None,
         "memory_bytes": device.memory_bytes if device else None,
         "host": platform.platform(),
+        "governor": " ".join(sorted(governors)) or None,
     }

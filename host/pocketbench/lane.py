@@ -137,8 +137,9 @@ class Lane:
         return self._link.is_open
 
     def abandon(self) -> None:
-        """The process is about to end without more ado: leave no files."""
+        """The process is about to end without more ado: leave no files, and no device without its supply."""
         self._scratch.cleanup()
+        supply_restored(self.device, self.progress.say)
 
     def _steps(self) -> int:
         scores = len({program(case) for case in self._scored_cases()})

@@ -130,6 +130,8 @@ class Process:
     io_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     # When each began, since the first did: of paced and sustained runs.
     at_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
+    # One timed run kept in so many.
+    every: int = 1
     warm_up_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     # Whole frames of a device pipeline, and what of each is not the inference.
     frame_ns: Nanoseconds = field(default_factory=lambda: EMPTY)

@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 import numpy as np
 
-from pocketbench import energy_verdict, stats
+from pocketbench import compression_verdict, energy_verdict, heat, stats
 from pocketbench.measurement import Placed, Process, Reading
 from pocketbench.plan import CPU
 from pocketbench.results import Accuracy, Fidelity, Latency, Reason
@@ -33,6 +33,9 @@ THRESHOLDS: Mapping[str, float] = {
     "stolen_share": 0.02,
     "percentile_bound": 1.25,
     "slower": 0.03,
+    # Of its highest value; firmware rounds.
+    "ceiling": 0.995,
+    "android_moderate": 2,
 }
 
 
@@ -54,6 +57,7 @@ class Evidence:
     null_runtime: bool
     has_thermal_sensor: bool
     emulated_by: str
+    sustained: bool = False
 
 
 def judge(evidence: Evidence) -> list[Reason]:
@@ -121,6 +125,22 @@ def output_mismatch(e: Evidence) -> Reason | None:
 def within_tolerance(fidelity: Fidelity) -> bool:
     """Is the largest difference at most what its precision allows?"""
     return fidelity.max_abs is not None and fidelity.max_abs <= fidelity.tolerance
+
+
+def throttled(e: Evidence) -> Reason | None:
+    """The ceiling of what computes moved while it was measured; in the sustained scenario that is what was asked."""
+    told = heat.ceiling_fell(e.processes, THRESHOLDS["ceiling"]) or heat.cooled(e.processes)
+    told = told or heat.firmware_limits(e.processes, THRESHOLDS["android_moderate"])
+    if told is None:
+        return None
+    return _warn("throttled", told) if e.sustained else _invalid("throttled", told)
+
+
+def battery_saver(e: Evidence) -> Reason | None:
+    """The device saved its battery: it may be slower than it could."""
+    if not any(1 in r.value for p in e.processes for r in p.readings if r.quantity == "battery_saver"):
+        return None
+    return _warn("battery_saver", "the battery saver was on: prepare: {battery_saver: false} turns it off")
 
 
 def rebooted(e: Evidence) -> Reason | None:
@@ -235,26 +255,12 @@ def output_constant(e: Evidence) -> Reason | None:
 
 def slower_than_original(e: Evidence) -> Reason | None:
     """Compression that costs time: a smaller file says nothing of its speed."""
-    before, after = [p.p50_ns for p in e.original], [p.p50_ns for p in e.processes]
-    if len(before) != len(after) or len(before) < 2 or not all(before) or not all(after):
-        return None
-    ratio = stats.ratio_paired([ns for ns in before if ns], [ns for ns in after if ns])
-    if ratio.lo is None or ratio.lo <= 1 or ratio.value <= 1 + THRESHOLDS["slower"]:
-        return None
-    return _warn("slower_than_original", f"takes {ratio.value:.2f} times as long as the original")
+    return compression_verdict.slower(e.original, e.processes, THRESHOLDS["slower"])
 
 
 def accuracy_dropped(e: Evidence) -> Reason | None:
     """Compression that costs accuracy, and more than chance could."""
-    found = e.accuracy
-    if found is None or found.difference is None or found.difference_ci95 is None:
-        return None
-    sign = 1 if found.higher_is_better else -1
-    if max(sign * end for end in found.difference_ci95) >= 0:
-        return None
-    points = f"{100 * found.difference:+.2f} points"
-    lo, hi = (f"{100 * end:+.2f}" for end in found.difference_ci95)
-    return Reason("accuracy_dropped", "warn", "accuracy", f"{found.metric}: {points} [{lo}, {hi}] from the original's")
+    return compression_verdict.dropped(e.accuracy)
 
 
 def inputs_random(e: Evidence) -> Reason | None:
@@ -339,6 +345,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     implausible_latency,
     output_nan,
     output_mismatch,
+    throttled,
     rebooted,
     clock_jumped,
     suspended,
@@ -350,6 +357,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     background_load,
     hot_start,
     swapped,
+    battery_saver,
     output_constant,
     slower_than_original,
     accuracy_dropped,

@@ -129,6 +129,7 @@ def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
         found["run_ns"] = np.array(samples["timed"].run_ns, np.int64)
         found["io_ns"] = np.array(samples["timed"].io_ns, np.int64)
         found["at_ns"] = np.array(samples["timed"].at_ns, np.int64)
+        found["every"] = max(1, samples["timed"].every)
         found["timed_from_ns"] = begun.get("timed")
     if "frames" in samples:
         found["frame_ns"] = np.array(samples["frames"].run_ns, np.int64)

@@ -117,6 +117,61 @@ def test_output_mismatch_where_there_is_nothing_to_compare_with() -> None:
     assert "not comparable" in message
 
 
+def reads(*readings: Reading) -> Callable[[Process], Process]:
+    def change(p: Process) -> Process:
+        for reading in readings:
+            p = facts.with_reading(p, reading)
+        return p
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        facts.two("cpufreq:policy0", "ceiling", "khz", 2_400_000, 1_800_000),
+        facts.two("cooling:cooling_device0:cpufreq-cpu0", "state", "state", 0, 2),
+        facts.two("cooling:cooling_device1:Processor", "state", "state", 1, 0),
+        facts.two("android", "thermal_status", "status", 0, 2),
+        facts.two("raspberry", "throttled", "bits", 0x50000, 0x50004),
+        facts.two("raspberry", "throttled", "bits", 0x10000, 0x50000),
+    ],
+    ids=lambda reading: reading.source,
+)
+def test_throttled(reading: Reading) -> None:
+    only(one(reads(reading)), "throttled", "invalid")
+
+
+def test_throttled_where_the_ceiling_fell_between_processes() -> None:
+    lower = facts.two("cpufreq:policy0", "ceiling", "khz", 1_800_000, 1_800_000)
+    assert "from 2400 to 1800 MHz" in only(one(reads(lower)), "throttled", "invalid")
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        facts.two("cooling:cooling_device0:pwm-fan", "state", "state", 0, 4),
+        facts.two("cooling:cooling_device2:intel_powerclamp", "state", "state", -1, -1),
+        facts.two("android", "thermal_status", "status", 0, 1),
+        facts.two("raspberry", "throttled", "bits", 0x50000, 0x50000),
+        facts.two("cpufreq:policy0", "ceiling", "khz", 2_400_000, 2_399_000),
+    ],
+    ids=lambda reading: reading.source,
+)
+def test_throttled_is_not_a_fan_or_what_was_before(reading: Reading) -> None:
+    assert loud(each(reads(reading))) == {}
+
+
+def test_throttled_is_what_the_sustained_scenario_asks_for() -> None:
+    hot = one(reads(facts.two("android", "thermal_status", "status", 0, 3)))
+    only(replace(hot, sustained=True), "throttled", "warn")
+
+
+def test_battery_saver() -> None:
+    only(one(reads(Reading("android", "battery_saver", "flag", (BEGIN_NS,), (1,)))), "battery_saver", "warn")
+    assert loud(each(reads(Reading("android", "battery_saver", "flag", (BEGIN_NS,), (0,))))) == {}
+
+
 def test_rebooted() -> None:
     only(one(lambda p: replace(p, boot_id="another")), "rebooted", "invalid")
     assert loud(one(lambda p: replace(p, boot_id=""))) == {}

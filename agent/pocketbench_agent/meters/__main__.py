@@ -1,4 +1,7 @@
-"""The meters' process: samples until stdin closes, then writes its readings and ends."""
+"""The meters' process: `begin NAME …` on stdin starts sampling, `end` writes what was read, the end of stdin ends it.
+
+What was read is Events with readings, then one with `ended`, length-delimited protobuf on stdout.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ from pocketbench_agent.meters import Meter, create
 from pocketbench_agent.rpc import agent_pb2 as pb
 
 
-def main(names: list[str]) -> int:
-    """Run the named meters, each at its own interval."""
-    meters = [create(name) for name in names]
-    for meter in meters:
-        meter.start()
-    _sample(meters)
-    for meter in meters:
-        for reading in meter.stop():
-            sys.stdout.buffer.write(frame(pb.Event(mono_ns=time.perf_counter_ns(), reading=reading)))
+def main() -> int:
+    """Until stdin ends."""
+    # Unbuffered: `select` must see every line that has not been read.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        while line := stdin.readline():
+            words = line.decode().split()
+            if words[:1] == ["begin"]:
+                meters = [create(name) for name in words[1:]]
+                for meter in meters:
+                    meter.start()
+                _sample(meters)
+                _write(meters)
     return 0
 
 
@@ -32,11 +38,20 @@ def _sample(meters: Sequence[Meter]) -> None:
             if time.perf_counter() >= due[position]:
                 meter.sample(time.perf_counter_ns())
                 due[position] = time.perf_counter() + meter.interval_s
-        if select.select([sys.stdin], [], [], max(0.0, min(due) - time.perf_counter()))[0]:
+        if select.select([0], [], [], max(0.0, min(due) - time.perf_counter()))[0]:
             break
     for meter in meters:
         meter.sample(time.perf_counter_ns())
 
 
+def _write(meters: Sequence[Meter]) -> None:
+    out = sys.stdout.buffer
+    for meter in meters:
+        for reading in meter.stop():
+            out.write(frame(pb.Event(mono_ns=time.perf_counter_ns(), reading=reading)))
+    out.write(frame(pb.Event(mono_ns=time.perf_counter_ns(), ended=pb.Ended(how=pb.Ended.OK))))
+    out.flush()
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,10 +7,10 @@ formats; not seen on hardware here. A plug measures what the supply draws from t
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -63,14 +63,14 @@ class HttpPlug:
         sent = time.perf_counter_ns()
         try:
             with urllib.request.urlopen(self._url, timeout=TIMEOUT_S) as answer:
-                watts = self.power_w(json.loads(answer.read(65536)))
-        except (OSError, ValueError, KeyError, TypeError, urllib.error.URLError) as error:
+                microwatts = round(self.power_w(json.loads(answer.read(65536))) * 1e6)
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, OverflowError) as error:
             self._failed = str(error) or type(error).__name__
             return
         half = (time.perf_counter_ns() - sent) // 2
         self._bound_ns = max(self._bound_ns, half)
         self._t_ns.append(sent + half)
-        self._microwatts.append(round(watts * 1e6))
+        self._microwatts.append(microwatts)
 
 
 class Shelly(HttpPlug):

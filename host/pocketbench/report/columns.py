@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from pocketbench import stats
 from pocketbench.models import printable
+from pocketbench.plan import SCENARIO
 from pocketbench.report.findings import pareto
 from pocketbench.report.numbers import percent_points, significant
 from pocketbench.results import Result
@@ -74,6 +75,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     several = {
         "device": len({r.device for r in results}) > 1,
         "delegate": any(r.delegate.requested != "cpu" for r in results),
+        "scenario": any(r.scenario != SCENARIO for r in results),
         "cpus": any(r.cpus for r in results),
         "number": len(results) > 1 or any(reason.severity != "note" for r in results for reason in r.reasons),
     }
@@ -94,6 +96,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("delegate", _delegate, right=False) if several["delegate"] else None,
         Column("threads", lambda r: str(r.threads)),
         Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
+        Column("scenario", lambda r: r.scenario, right=False) if several["scenario"] else None,
         Column("size MB", lambda r: f"{r.model.bytes / 1e6:.2f}"),
         Column("load ms", lambda r: _number(r.load_ms)),
         Column("first ms", lambda r: _number(r.first_inference_ms)),
@@ -101,6 +104,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("p90 ms", lambda r: _number(r.latency_ms.p90 if r.latency_ms else None)),
         Column("frames/s", _frames) if any(r.frame_ms for r in results) else None,
         Column("memory MB", lambda r: _number(r.memory_mb.peak if r.memory_mb else None)),
+        Column("real time", _real_time, right=False) if any(r.real_time for r in results) else None,
         Column("energy mJ [net]", _energy) if any(r.energy for r in results) else None,
         Column(f"{accuracy} [95 %]", lambda r: _accuracy(r, named=accuracy == "accuracy")) if accuracy else None,
         Column("change, points [95 %]", _change) if any(map(_changed, results)) else None,
@@ -125,6 +129,14 @@ def _p50(result: Result) -> str:
 
 def _frames(result: Result) -> str:
     return _number(result.frame_ms.per_s if result.frame_ms else None)
+
+
+def _real_time(result: Result) -> str:
+    found = result.real_time
+    if found is None:
+        return MISSING
+    word = {True: "yes", False: "no", None: "not shown"}[found.holds]
+    return f"{word}, {found.missed} of {found.n} late"
 
 
 def _energy(result: Result) -> str:

@@ -1,0 +1,156 @@
+"""Scenarios, heat and preparation through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.integration.conftest import QUICK, ROOT, Bench, wait_until
+
+SCHEMA = json.loads((ROOT / "host" / "pocketbench" / "report" / "result.schema.json").read_text())
+
+
+def put(root: Path, path: str, text: object) -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text}\n")
+    return file
+
+
+def test_real_time_comes_from_paced_frames(bench: Bench) -> None:
+    """2.5 ms a frame: 400 frames/s back to back, and never real time at 500."""
+    told = ("--device", "local", "--model", bench.null(sleep_ms=2.5), "--processes", "1", "--cooldown", "0")
+    good = bench(*told, "--rate", "100", "--min-time", "5", "--max-time", "6", "--format", "json")
+    jsonschema.validate(good.doc, SCHEMA)
+    (result,) = good.results
+    assert result["scenario"] == "paced:100" and result["real_time"]["n"] == pytest.approx(500, abs=2)
+    # What else runs here may make frames late, but not most of them.
+    assert result["real_time"]["missed"] < 250 and result["real_time"]["missed_upper"] < 0.6
+    assert 2.5 <= result["latency_ms"]["p50"] < 8
+    (result,) = bench(*told, "--rate", "500", "--max-time", "1", "--min-time", "1", "--format", "json").results
+    assert result["real_time"]["holds"] is False
+    # Frames queue: the last waits for all that are late before it.
+    assert result["latency_ms"]["max"] > 100
+    table = bench(*told, "--rate", "500", "--max-time", "1").stdout
+    assert "paced:500" in table and "no, " in table and " late" in table
+
+
+def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
+    root = bench.home / "root"
+    temp = put(root, "sys/class/thermal/thermal_zone0/temp", 40_000)
+    put(root, "sys/class/thermal/thermal_zone0/type", "cpu-thermal")
+    put(root, "sys/class/thermal/thermal_zone1/temp", -274_000)
+    put(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", 1_800_000)
+    ceiling = put(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", 2_400_000)
+    bench.environment["POCKETBENCH_ROOT"] = str(root)
+    plan = ("--sustained", "6", "--cooldown", "0", "--format", "json")
+    running = bench.start("--device", "local", "--model", bench.null(sleep_ms=2), *plan)
+    for step in range(40):
+        time.sleep(0.25)
+        temp.write_text(f"{40_000 + 500 * step}\n")
+        if step == 16:
+            ceiling.write_text("1200000\n")
+        if running.poll() is not None:
+            break
+    stdout, stderr = running.communicate()
+    assert running.returncode == 0, stderr
+    doc = json.loads(stdout)
+    jsonschema.validate(doc, SCHEMA)
+    (result,) = doc["results"]
+    curve = result["curve"]
+    assert len(curve) == 6 and result["latency_ms"]["processes"] == 1
+    assert all(a["temperature_c"] < b["temperature_c"] for a, b in pairwise(curve))
+    assert (curve[0]["ceiling_mhz"], curve[-1]["ceiling_mhz"]) == (2400, 1200)
+    assert {r["code"]: r["severity"] for r in result["reasons"]}["throttled"] == "warn"
+    assert result["temperature_c"]["start"] >= 40
+
+
+def test_throttled_is_invalid(bench: Bench) -> None:
+    root = bench.home / "root"
+    put(root, "sys/class/thermal/cooling_device0/type", "cpufreq-cpu0")
+    put(root, "sys/class/thermal/cooling_device0/cur_state", 1)
+    bench.environment["POCKETBENCH_ROOT"] = str(root)
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--fail-on", "throttled")
+    assert ended.code == 1 and "throttled" in ended.stdout and "INVALID" in ended.stdout
+
+
+@contextmanager
+def plug(watts: float) -> Iterator[tuple[str, Any]]:
+    """An HTTP server that speaks like a Shelly; what it says can be changed."""
+    said = {"apower": watts, "output": True}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            said["apower"] += 0.001
+            body = json.dumps(said).encode()
+            self.send_response(200 if self.path == "/rpc/Switch.GetStatus?id=0" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", said
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_plug_on_the_wall_is_a_meter(bench: Bench) -> None:
+    devices = bench.home / "lab.yaml"
+    told = ("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "6", "--format", "json")
+    with plug(7.0) as (address, said):
+        devices.write_text(f"devices:\n  local: {{transport: local, power: {{meter: 'shelly:{address}'}}}}\n")
+        (result,) = bench(*told, "--devices", devices).results
+        assert result["energy"]["source"] == "shelly"
+        assert result["energy"]["power_mw"] == pytest.approx(7000, rel=0.01)
+        assert not [r for r in result["reasons"] if r["scope"] == "energy"]
+        said["apower"] = float("nan")
+        (result,) = bench(*told, "--devices", devices).results
+        assert result["energy"] is None
+    (result,) = bench(*told, "--devices", devices).results
+    assert result["energy"] is None and result["status"] == "OK"
+    message = next(r["message"] for r in result["reasons"] if r["code"] == "energy_unavailable")
+    assert address in message
+
+
+SETTINGS = """#!/bin/sh
+if [ "$1" = get ]; then cat "$STATE/$3"; else echo "$4" > "$STATE/$3"; echo "$3=$4" >> "$STATE/log"; fi
+"""
+
+
+def test_a_device_is_prepared_and_put_back_also_after_a_crash(bench: Bench) -> None:
+    programs, state = bench.home / "programs", bench.home / "state"
+    state.mkdir()
+    (state / "stay_on_while_plugged_in").write_text("3\n")
+    put(programs, "settings", SETTINGS).chmod(0o755)
+    bench.environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "STATE": str(state)}
+    devices = bench.home / "lab.yaml"
+    devices.write_text("devices:\n  local: {transport: local, prepare: {stay_awake: true, doze: false}}\n")
+    told = ("--device", "local", "--model", bench.null(sleep_ms=1), "--devices", devices)
+    ended = bench(*told, *QUICK)
+    assert ended.code == 0 and "doze cannot be read on this device" in ended.stderr
+    log = state / "log"
+    assert log.read_text().split() == ["stay_on_while_plugged_in=7", "stay_on_while_plugged_in=3"]
+    running = bench.start(*told, "--cooldown", "0", "--min-time", "30", "--max-time", "30")
+    assert wait_until(lambda: len(log.read_text().split()) == 3, 30)
+    running.kill()
+    running.communicate()
+    assert (state / "stay_on_while_plugged_in").read_text() == "7\n"
+    devices.write_text("devices:\n  local: {transport: local}\n")
+    assert bench(*told, *QUICK).code == 0
+    assert (state / "stay_on_while_plugged_in").read_text() == "3\n"
