@@ -136,6 +136,9 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
             plain = create(job.program.runtime, job.program.runtime_class)
             found = rounding.spread(runtime, plain, facts, files, options, arrays, job.program.seed)
             emitter.send(tensors=pb.Tensors(t=[pb.Tensor(dtype="float64", shape=found.shape, data=found.tobytes())]))
+        elif job.phase == "profile":
+            emitter.begin("profile")
+            _profile(runtime, arrays, emitter)
         else:
             _measure(job, runtime, facts, arrays, emitter)
     runtime.close()
@@ -192,6 +195,18 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         emitter.send(samples=pb.Samples(phase="frames", run_ns=kept.run_ns, io_ns=kept.io_ns, every=1))
     emitter.begin("placement")
     emitter.send(placed=_placed(runtime.placement()))
+
+
+def _profile(runtime: Runtime, arrays: list[Array], emitter: Emitter) -> None:
+    profile = getattr(runtime, "profile", None)
+    if profile is None:
+        raise NotAvailable("this runtime does not tell where its time goes")
+    runtime.bind(arrays)
+    emitter.send(
+        profile=pb.Profile(
+            ops=[pb.OpTime(op=o.op, runs_on=o.runs_on, nodes=o.nodes, total_ns=o.total_ns) for o in profile()]
+        )
+    )
 
 
 def _conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:

@@ -25,7 +25,7 @@ from pocketbench.disjoint import Guard
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, Output, Process, Rounding, WorkerEnded
+from pocketbench.measurement import Ended, OpTime, Output, Process, Rounding, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
@@ -130,7 +130,8 @@ class Lane:
     def _steps(self) -> int:
         scores = len({_program(case) for case in self._scored_cases()})
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
-        return len(self._open_cases) * (self.request.plan.processes + 1) + scores - measured
+        each = self.request.plan.processes + 1 + self.request.plan.profile
+        return len(self._open_cases) * each + scores - measured
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
@@ -258,7 +259,20 @@ class Lane:
                 compared = self._fidelity(case, references)
             if self.stop.is_set():
                 return
-            self._end(case, compared)
+            self._end(case, compared, None if dead else self._profile(case))
+
+    def _profile(self, case: Case) -> list[OpTime] | None:
+        if not self.request.plan.profile:
+            return None
+        self.progress.step(self.device, f"profile: {case.label}")
+        try:
+            return self._link.live.profile(case, self.request.plan, self._files(case))
+        except DeviceLost as error:
+            if not self.stop.is_set():
+                self._link.reopen(str(error))
+        except NoSpaceOnDevice:
+            pass
+        return None
 
     def _fidelity(self, case: Case, references: dict[tuple[object, ...], list[Output] | None]) -> list[Fidelity] | None:
         """This case's outputs against one CPU thread on the same bytes; None where they could not be had."""
@@ -344,7 +358,7 @@ class Lane:
         inputs = self.inputs or self._real_inputs.get(_program(case))
         return JobFiles(inputs, archive(case.runtime, self._link.live.info, self.progress.say), self.pipeline)
 
-    def _end(self, case: Case, compared: Sequence[Fidelity] | None) -> None:
+    def _end(self, case: Case, compared: Sequence[Fidelity] | None, profile: Sequence[OpTime] | None = None) -> None:
         original = planning.original(case, self.cases)
         scored = self._scores.get(_program(case))
         before = self._scores.get(_program(original)) if original is not None else None
@@ -357,6 +371,7 @@ class Lane:
             compared,
             found,
             self._rounds_of(original) if original is not None else (),
+            profile,
         )
         self.store.save_result(self.run_id, case.key, result, self._fence)
         self.results[case.key] = result

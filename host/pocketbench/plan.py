@@ -120,6 +120,7 @@ class Plan:
     warm_up_max_time_s: float = 30.0
     cooldown_s: float | None = None
     seed: int = 0
+    profile: bool = False
 
     @property
     def deadline_s(self) -> int:

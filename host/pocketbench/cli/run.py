@@ -233,6 +233,7 @@ def _plan(options: Mapping[str, Any]) -> Plan:
         max_time_s=options["max_time"],
         cooldown_s=_cooldown(options["cooldown"]),
         seed=random.SystemRandom().randrange(2**31),
+        profile=bool(options.get("profile")),
     )
 
 
