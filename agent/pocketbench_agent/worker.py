@@ -137,6 +137,9 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
             plain = create(job.program.runtime, job.program.runtime_class)
             found = rounding.spread(runtime, plain, facts, files, options, arrays, job.program.seed)
             emitter.send(tensors=pb.Tensors(t=[pb.Tensor(dtype="float64", shape=found.shape, data=found.tobytes())]))
+        elif job.phase == "profile":
+            emitter.begin("profile")
+            _profile(runtime, arrays, emitter)
         else:
             _measure(job, runtime, facts, arrays, emitter)
     runtime.close()
@@ -233,6 +236,18 @@ def _lasting(phase: str, made: loop.Lasting) -> pb.Samples:
     kept = made.samples
     return pb.Samples(
         phase=phase, run_ns=kept.run_ns, io_ns=kept.io_ns, every=kept.every, total=made.total, at_ns=made.at_ns
+    )
+
+
+def _profile(runtime: Runtime, arrays: list[Array], emitter: Emitter) -> None:
+    profile = getattr(runtime, "profile", None)
+    if profile is None:
+        raise NotAvailable("this runtime does not tell where its time goes")
+    runtime.bind(arrays)
+    emitter.send(
+        profile=pb.Profile(
+            ops=[pb.OpTime(op=o.op, runs_on=o.runs_on, nodes=o.nodes, total_ns=o.total_ns) for o in profile()]
+        )
     )
 
 

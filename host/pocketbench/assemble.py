@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketbench import energy_verdict, heat, scenarios, stats, verdict
 from pocketbench.energy_verdict import EnergyEvidence
-from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
+from pocketbench.measurement import Device, Ended, Facts, OpTime, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
 from pocketbench.results import (
     STATUSES,
@@ -27,6 +27,7 @@ from pocketbench.results import (
     Latency,
     Memory,
     Model,
+    OpShare,
     Quantization,
     Reason,
     Result,
@@ -62,6 +63,7 @@ def assemble(
     accuracy: Accuracy | None = None,
     original: Sequence[Process] = (),
     energy: EnergyEvidence | None = None,
+    profile: Sequence[OpTime] | None = None,
 ) -> Result:
     """The judged result of a case; `failures` are reasons of scope case found outside its processes, `original` the
     processes of what it was compressed from.
@@ -136,6 +138,7 @@ def assemble(
         energy=energy.found.energy if energy is not None else None,
         temperature_c=_temperature(good),
         cpu_mhz=_clock(good),
+        profile=_profile(profile) if profile else None,
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
@@ -344,6 +347,13 @@ def _coverage(case: Case, placed: Placed) -> str:
     if placed.delegated == 0:
         return "none"
     return "full" if placed.delegated >= placed.nodes else "partial"
+
+
+def _profile(ops: Sequence[OpTime]) -> tuple[OpShare, ...]:
+    """The slowest first, with shares of their sum."""
+    total = sum(op.total_ns for op in ops) or 1
+    ordered = sorted(ops, key=lambda op: (-op.total_ns, op.op))
+    return tuple(OpShare(op.op, op.runs_on, op.nodes, op.total_ns / MS, op.total_ns / total) for op in ordered)
 
 
 def _device(device: Device | None) -> DeviceFacts:

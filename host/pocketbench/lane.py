@@ -26,7 +26,7 @@ from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, Process, WorkerEnded
+from pocketbench.measurement import Ended, OpTime, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.output_check import OutputCheck
 from pocketbench.plan import Case, Request, program
@@ -143,9 +143,9 @@ class Lane:
 
     def _steps(self) -> int:
         scores = len({program(case) for case in self._scored_cases()})
-        each = int(self.request.plan.energy_s is not None)
         measured = sum(len(self._processes[case.key]) for case in self._open_cases)
-        return len(self._open_cases) * (self.request.plan.processes + 1 + each) + scores - measured
+        each = self.request.plan.processes + 1 + int(self.request.plan.energy_s is not None) + self.request.plan.profile
+        return len(self._open_cases) * each + scores - measured
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
@@ -288,7 +288,20 @@ class Lane:
             measured = None if dead else self._energy(case)
             if self.stop.is_set():
                 return
-            self._end(case, compared, measured)
+            self._end(case, compared, measured, None if dead else self._profile(case))
+
+    def _profile(self, case: Case) -> list[OpTime] | None:
+        if not self.request.plan.profile:
+            return None
+        self.progress.step(self.device, f"profile: {case.label}")
+        try:
+            return self._link.live.profile(case, self.request.plan, self._files(case))
+        except DeviceLost as error:
+            if not self.stop.is_set():
+                self._link.reopen(str(error))
+        except NoSpaceOnDevice:
+            pass
+        return None
 
     def _energy(self, case: Case) -> EnergyEvidence | None:
         """Joules an inference, where they were asked for; None where they were not, or the device went away."""
@@ -347,7 +360,13 @@ class Lane:
         inputs = self.inputs or self._real_inputs.get(program(case))
         return JobFiles(inputs, archive(case.runtime, self._link.live.info, self.progress.say), self.pipeline)
 
-    def _end(self, case: Case, compared: Sequence[Fidelity] | None, measured: EnergyEvidence | None = None) -> None:
+    def _end(
+        self,
+        case: Case,
+        compared: Sequence[Fidelity] | None,
+        measured: EnergyEvidence | None = None,
+        profile: Sequence[OpTime] | None = None,
+    ) -> None:
         original = planning.original(case, self.cases)
         scored = self._scores.get(program(case))
         before = self._scores.get(program(original)) if original is not None else None
@@ -361,6 +380,7 @@ class Lane:
             found,
             self._rounds_of(original) if original is not None else (),
             measured,
+            profile,
         )
         self.store.save_result(self.run_id, case.key, result, self._fence)
         self.results[case.key] = result

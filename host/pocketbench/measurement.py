@@ -16,6 +16,16 @@ EMPTY: Nanoseconds = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
+class OpTime:
+    """Time of all nodes of one kind in one inference."""
+
+    op: str
+    runs_on: str
+    nodes: int
+    total_ns: int
+
+
+@dataclass(frozen=True)
 class Tensor:
     """An input or output of the loaded model. Real value = (stored - zero_point) * scale, along `axis`."""
 

@@ -130,6 +130,7 @@ class Plan:
     warm_up_max_time_s: float = 30.0
     cooldown_s: float | None = None
     seed: int = 0
+    profile: bool = False
     # The energy phase: so long at work, where it is asked for; a third of it idle before and after.
     energy_s: float | None = None
     settle_s: float = 0.0

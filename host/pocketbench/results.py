@@ -264,6 +264,17 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class OpShare:
+    """All nodes of one kind in one profiled inference; `share` is of the sum of all kinds."""
+
+    op: str
+    runs_on: str
+    nodes: int
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """One output against the same file on the same runtime, on the host's CPU, with the same bytes."""
 
@@ -308,7 +319,7 @@ class Result:
     temperature_c: Temperature | None = None
     cpu_mhz: Clock | None = None
     curve: Sequence[CurvePoint] | None = None
-    profile: Sequence[Any] | None = None
+    profile: Sequence[OpShare] | None = None
     accuracy: Accuracy | None = None
     fidelity: Sequence[Fidelity] | None = None
     samples_ns: Sequence[Sequence[int]] = ()

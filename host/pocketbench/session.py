@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
-from pocketbench.measurement import Device, Echo, Ended, EnergyRun, Observation, Output, Process, Rounding, WorkerEnded
+from pocketbench.measurement import (
+    Device,
+    Echo,
+    Ended,
+    EnergyRun,
+    Observation,
+    OpTime,
+    Output,
+    Process,
+    Rounding,
+    WorkerEnded,
+)
 from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
 from pocketbench.progress import sending
@@ -195,6 +206,14 @@ class Session:
         self.acknowledge(job.job_id)
         ended, found = wire.outputs(events)
         return [Rounding(*map(float, row)) for row in found[0].array] if ended.how == "ok" and found else None
+
+    def profile(self, case: Case, plan: Plan, files: JobFiles) -> list[OpTime] | None:
+        """Time by kind of op, in a session of its own; None where the runtime does not tell."""
+        job = self._job(case, plan, files, "profile", 0)
+        job.job_id = uuid.uuid4().hex
+        events = self._run(job)
+        self.acknowledge(job.job_id)
+        return wire.profile(events)
 
     @contextlib.contextmanager
     def scoring(self, case: Case, plan: Plan, files: JobFiles) -> Iterator[Scorer]:

@@ -183,6 +183,14 @@ def outputs(events: Sequence[pb.Event]) -> tuple[m.Ended, list[m.Output]]:
     return _last(events), kept
 
 
+def profile(events: Sequence[pb.Event]) -> list[m.OpTime] | None:
+    """Where an inference's time goes; None where the runtime does not tell."""
+    told = next((event.profile for event in events if event.HasField("profile")), None)
+    if told is None or _last(events).how != "ok":
+        return None
+    return [m.OpTime(op.op, op.runs_on, op.nodes, op.total_ns) for op in told.ops]
+
+
 def device(hello: pb.HelloReply) -> m.Device:
     """What the agent said of its device."""
     said = hello.device

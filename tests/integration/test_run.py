@@ -424,3 +424,24 @@ def test_debug_keeps_the_jobs(bench: Bench) -> None:
     (job,) = [path for path in jobs.iterdir() if path.name.endswith(".0.1")]
     assert f"in home/jobs/{job.name.partition('.')[0]}.*" in done.stderr
     assert (job / "events").stat().st_size > 1000
+
+
+def test_a_profile_by_op(bench: Bench) -> None:
+    """ONNX Runtime tells where the time goes, in a session of its own; LiteRT does not, and has none."""
+    models = ("--model", DIGITS / "digits-float.onnx", "--model", DIGITS / "digits-float.tflite")
+    case = ("--device", "local", *models)
+    ended = bench(*case, *QUICK, "--profile", "--format", "json")
+    jsonschema.validate(ended.doc, SCHEMA)
+    onnx, tflite = ended.results
+    assert (onnx["status"], tflite["status"], tflite["profile"]) == ("OK", "OK", None)
+    ops = {op["op"]: op for op in onnx["profile"]}
+    # Which convolution it is depends on the processor.
+    assert sum(op["nodes"] for name, op in ops.items() if "Conv" in name) == 6
+    assert {op["runs_on"] for op in ops.values()} == {"CPU"}
+    assert sum(op["share"] for op in ops.values()) == pytest.approx(1)
+    # The parts are no more than the whole, profiling's own cost aside.
+    assert sum(op["ms"] for op in ops.values()) < 5 * onnx["latency_ms"]["p50"]
+    assert [op["ms"] for op in onnx["profile"]] == sorted((op["ms"] for op in onnx["profile"]), reverse=True)
+    table = bench(*case, *QUICK, "--profile").stdout
+    assert "where the time of an inference goes" in table
+    assert re.search(r"Conv +CPU +6 ", table)

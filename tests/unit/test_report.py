@@ -19,7 +19,7 @@ import pytest
 
 from pocketbench import __version__, report
 from pocketbench.report import Report, columns, numbers
-from pocketbench.results import Accuracy, Delegate, DeviceFacts, Io, Memory, Model, Result, Runtime, from_doc
+from pocketbench.results import Accuracy, Delegate, DeviceFacts, Io, Memory, Model, OpShare, Result, Runtime, from_doc
 from tests.unit import facts
 from tests.unit.facts import MS
 
@@ -250,3 +250,20 @@ def test_columns_appear_when_they_say_something() -> None:
     assert heading(results()) - plain == {"#", "device", "delegate", "top-1 [95 %]", "cpus", "time vs #1"}
     noted = facts.result(reasons=(facts.reason("inputs_random", "note"),))
     assert heading([noted]) == plain
+
+
+def test_software_in_the_place_of_hardware_is_compared_with_nothing() -> None:
+    """Its row says so, it is nobody's baseline, and its time is no ratio."""
+    delegate = Delegate("gpu", "gpu", "vulkan", "llvmpipe", {}, "full", 12, 12, 1, {})
+    software = facts.result(id="a" * 12, delegate=delegate, reasons=(facts.reason("software_adapter", "note"),))
+    shown = columns.table([software, facts.result(id="b" * 12), facts.result(id="c" * 12)])
+    assert row(shown, 0)["delegate"] == "gpu (software) 12/12"
+    assert [row(shown, k)["time vs #2"] for k in range(2)] == ["-", "1"]
+
+
+def test_a_profile_is_a_table_of_its_own() -> None:
+    """The slowest first; what is left over in one line."""
+    ops = tuple(OpShare(f"OP{k}", "CPU", 1, 1.0, 1 / 12) for k in range(12))
+    text = report.as_table(report.Report("run", (facts.result(profile=ops),)))
+    assert "[1] net (onnxruntime, 1 thread): where the time of an inference goes" in text
+    assert re.search(r"2 others +2 +2.00 +17%", text)

@@ -382,7 +382,7 @@ class Job(google.protobuf.message.Message):
     job_id: builtins.str
     deadline_s: builtins.int
     phase: builtins.str
-    """latency | energy | reference | rounding | score"""
+    """latency | energy | reference | rounding | profile | score"""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___File]:
         """the first one is the model"""
@@ -680,6 +680,7 @@ class Event(google.protobuf.message.Message):
     OUTPUTS_FIELD_NUMBER: builtins.int
     TENSORS_FIELD_NUMBER: builtins.int
     WARM_UP_FIELD_NUMBER: builtins.int
+    PROFILE_FIELD_NUMBER: builtins.int
     seq: builtins.int
     mono_ns: builtins.int
     @property
@@ -704,6 +705,8 @@ class Event(google.protobuf.message.Message):
     def tensors(self) -> global___Tensors: ...
     @property
     def warm_up(self) -> global___WarmUp: ...
+    @property
+    def profile(self) -> global___Profile: ...
     def __init__(
         self,
         *,
@@ -720,10 +723,11 @@ class Event(google.protobuf.message.Message):
         outputs: global___OutputFacts | None = ...,
         tensors: global___Tensors | None = ...,
         warm_up: global___WarmUp | None = ...,
+        profile: global___Profile | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "reading", b"reading", "samples", b"samples", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "mono_ns", b"mono_ns", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "reading", b"reading", "samples", b"samples", "seq", b"seq", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["what", b"what"]) -> typing.Literal["phase", "samples", "reading", "placed", "facts", "ended", "log", "synchronisation", "outputs", "tensors", "warm_up"] | None: ...
+    def HasField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "profile", b"profile", "reading", b"reading", "samples", b"samples", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "mono_ns", b"mono_ns", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "profile", b"profile", "reading", b"reading", "samples", b"samples", "seq", b"seq", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["what", b"what"]) -> typing.Literal["phase", "samples", "reading", "placed", "facts", "ended", "log", "synchronisation", "outputs", "tensors", "warm_up", "profile"] | None: ...
 
 global___Event = Event
 
@@ -782,6 +786,46 @@ class Samples(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["at_ns", b"at_ns", "every", b"every", "io_ns", b"io_ns", "phase", b"phase", "run_ns", b"run_ns", "total", b"total"]) -> None: ...
 
 global___Samples = Samples
+
+@typing.final
+class Profile(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPS_FIELD_NUMBER: builtins.int
+    @property
+    def ops(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OpTime]: ...
+    def __init__(
+        self,
+        *,
+        ops: collections.abc.Iterable[global___OpTime] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ops", b"ops"]) -> None: ...
+
+global___Profile = Profile
+
+@typing.final
+class OpTime(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OP_FIELD_NUMBER: builtins.int
+    RUNS_ON_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    TOTAL_NS_FIELD_NUMBER: builtins.int
+    op: builtins.str
+    runs_on: builtins.str
+    nodes: builtins.int
+    total_ns: builtins.int
+    def __init__(
+        self,
+        *,
+        op: builtins.str = ...,
+        runs_on: builtins.str = ...,
+        nodes: builtins.int = ...,
+        total_ns: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "op", b"op", "runs_on", b"runs_on", "total_ns", b"total_ns"]) -> None: ...
+
+global___OpTime = OpTime
 
 @typing.final
 class WarmUp(google.protobuf.message.Message):

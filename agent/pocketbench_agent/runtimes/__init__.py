@@ -98,8 +98,21 @@ class Placement:
     accelerated_by: str = ""
 
 
+@dataclass(frozen=True)
+class OpTime:
+    """Time of all nodes of one kind in one inference. `op` of what a delegate has fused is `delegate (fused)`."""
+
+    op: str
+    runs_on: str
+    nodes: int
+    total_ns: int
+
+
 class Runtime(Protocol):
-    """A runtime in a worker. Every method may raise StageError with a message for the user."""
+    """A runtime in a worker. Every method may raise StageError with a message for the user.
+
+    One that can tell where its time goes also has `profile() -> list[OpTime]`.
+    """
 
     version: str
 

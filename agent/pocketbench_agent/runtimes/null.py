@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pocketbench_agent.errors import NotAvailable, StageError
-from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, TensorInfo, dtype_name
+from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, OpTime, Placement, TensorInfo, dtype_name
 
 KEYS = frozenset({"sleep_ms", "read_ms", "factors", "output", "inputs", "fail", "placement"})
 
@@ -98,6 +98,10 @@ class Null:
             return Placement()
         taken = bool(told.get("delegated"))
         return Placement(known=True, **told, evidence="told so", used=self._delegate if taken else "cpu")
+
+    def profile(self) -> list[OpTime]:
+        """Its sleep, as one op."""
+        return [OpTime("SLEEP", "cpu", 1, round(self._sleep_s * 1e9))]
 
     def close(self) -> None:
         """Nothing to free."""

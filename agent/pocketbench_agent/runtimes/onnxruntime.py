@@ -18,6 +18,7 @@ from pocketbench_agent.runtimes import (
     Array,
     LoadOptions,
     ModelFacts,
+    OpTime,
     Placement,
     TensorInfo,
     check_shapes,
@@ -26,6 +27,7 @@ from pocketbench_agent.runtimes import (
 )
 from pocketbench_agent.runtimes.ort_providers import CPU
 
+PROFILE_WARM_UP, PROFILE_RUNS = 3, 10
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 # https://onnxruntime.ai/docs/api/python: NodeArg.type is the ONNX type's name.
@@ -120,7 +122,8 @@ class OnnxRuntime:
         """
         if self._provider.name == CPU:
             return Placement(used="cpu")
-        ran, assigned = self._profiled()
+        events, assigned = self._profiled(runs=1)
+        ran = {(event["name"], event["args"]["op_name"], event["args"]["provider"]) for event in events}
         taken = [provider for _, _, provider in ran if provider != CPU]
         if assigned and taken:
             left = Counter(op for provider, op in assigned if provider == CPU)
@@ -140,8 +143,22 @@ class OnnxRuntime:
             adapter=self._provider.adapter() if taken else "",
         )
 
-    def _profiled(self) -> tuple[set[tuple[str, str, str]], list[tuple[str, str]]]:
-        """(name, op, provider) of each node that ran, and (provider, op) of each that was assigned."""
+    def profile(self) -> list[OpTime]:
+        """Mean time of an inference by kind of node, over the last few of a session of its own."""
+        events, _ = self._profiled(runs=PROFILE_WARM_UP + PROFILE_RUNS)
+        by_node: dict[tuple[str, str, str], list[int]] = {}
+        for event in events:
+            args = event["args"]
+            by_node.setdefault((event["name"], args["op_name"], args["provider"]), []).append(1000 * int(event["dur"]))
+        kinds: dict[tuple[str, str], list[float]] = {}
+        for (_, op, provider), spans in by_node.items():
+            fused = provider != CPU and op.startswith(provider.removesuffix("ExecutionProvider"))
+            kind = "delegate (fused)" if fused else op, provider.removesuffix("ExecutionProvider")
+            kinds.setdefault(kind, []).append(float(np.mean(spans[-PROFILE_RUNS:])))
+        return [OpTime(op, runs_on, len(means), round(sum(means))) for (op, runs_on), means in kinds.items()]
+
+    def _profiled(self, runs: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+        """The profile's events of nodes, and (provider, op) of each node that was assigned."""
         with tempfile.TemporaryDirectory() as folder:
             settings = ort.SessionOptions()
             settings.enable_profiling = True
@@ -154,14 +171,10 @@ class OnnxRuntime:
                 for node in part.get_nodes()
             ]
             feeds = {node.name: value.numpy() for node, value in zip(session.get_inputs(), self._in, strict=True)}
-            session.run(None, feeds)
+            for _ in range(runs):
+                session.run(None, feeds)
             events = json.loads(Path(session.end_profiling()).read_text())
-        ran = {
-            (event["name"], event["args"]["op_name"], event["args"]["provider"])
-            for event in events
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-        }
-        return ran, assigned
+        return [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")], assigned
 
     def close(self) -> None:
         """Drop the session."""

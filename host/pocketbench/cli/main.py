@@ -160,6 +160,7 @@ class Root(click.Group):
     metavar="[SECONDS]",
     help="Energy an inference: a phase of its own, 30 s at work between idle windows.",
 )
+@click.option("--profile", is_flag=True, help="Also: where an inference's time goes, by op; in a session of its own.")
 @click.option("--require-full-delegation", is_flag=True, help="Exit 1 unless the accelerator took every node.")
 @click.option(
     "--fail-on", "fail_on", multiple=True, metavar="CODE", help="Exit 1 where a row has this reason. Repeatable."

@@ -235,6 +235,7 @@ def _plan(options: Mapping[str, Any]) -> Plan:
         cooldown_s=_cooldown(options["cooldown"]),
         energy_s=_energy(options["energy"]),
         seed=random.SystemRandom().randrange(2**31),
+        profile=bool(options.get("profile")),
     )
 
 

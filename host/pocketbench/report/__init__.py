@@ -12,6 +12,7 @@ from pocketbench import __version__
 from pocketbench.models import printable
 from pocketbench.report.columns import table
 from pocketbench.report.findings import findings
+from pocketbench.report.profile import profile_tables
 from pocketbench.results import Result, to_doc
 from pocketbench.store.store import now
 
@@ -146,7 +147,11 @@ def _lines(report: Report, style: str, gap: str, escape: Callable[[str], str] = 
         else ""
     )
     said = [*findings(report.results, report.originals), *report.remarks]
-    parts = [gap.join(_conditions(report.results)), body, gap.join(said), gap.join(shown.below)]
+    profiles = [
+        heading + gap + tabulate(rows, headings, tablefmt=style, disable_numparse=True)
+        for heading, headings, rows in profile_tables(report.results, escape)
+    ]
+    parts = [gap.join(_conditions(report.results)), body, gap.join(said), *profiles, gap.join(shown.below)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -44,7 +44,8 @@ def table(results: Sequence[Result], originals: Mapping[str, str] = MappingProxy
     rows = [[column.text(result) for column in columns] for result in results]
     headings = [column.heading for column in columns]
     right = [column.right for column in columns]
-    base = next((position for position, result in enumerate(results) if result.status == "OK"), None)
+    fit = (place for place, result in enumerate(results) if result.status == "OK" and not _software(result))
+    base = next(fit, None)
     if len(results) > 1 and base is not None:
         place = headings.index("p90 ms")
         headings.insert(place, "time vs fp32" if originals else f"time vs #{base + 1}")
@@ -168,9 +169,15 @@ def _change(result: Result) -> str:
 
 def _delegate(result: Result) -> str:
     delegate = result.delegate
+    name = delegate.requested + (" (software)" if _software(result) else "")
     if delegate.nodes is None or delegate.coverage == "n/a":
-        return delegate.requested
-    return f"{delegate.requested} {delegate.nodes_delegated}/{delegate.nodes}"
+        return name
+    return f"{name} {delegate.nodes_delegated}/{delegate.nodes}"
+
+
+def _software(result: Result) -> bool:
+    """Did software stand in for a GPU or NPU? Its time is compared with nothing."""
+    return any(reason.code == "software_adapter" for reason in result.reasons)
 
 
 def _reasons(result: Result) -> str:
@@ -183,7 +190,7 @@ def _against(first: Result, result: Result) -> str:
     if result is first:
         return "1"
     before, after = first.process_medians_ns(), result.process_medians_ns()
-    if first.status != "OK" or result.status != "OK" or first.device != result.device:
+    if first.status != "OK" or result.status != "OK" or first.device != result.device or _software(result):
         return MISSING
     if len(before) != len(after) or not before:
         return MISSING
