@@ -229,7 +229,8 @@ def _counters(name: str, readings: Sequence[Reading], settings: Settings) -> lis
     made = []
     for reading in _of(name, readings, settings):
         if reading.quantity == "energy" and reading.value:
-            span = next((r.value[0] for r in readings if (r.source, r.quantity) == (reading.source, "range")), None)
+            told = _partner(reading, "range", readings)
+            span = told.value[0] if told is not None and told.value[0] > 0 else None
             each = UNITS[reading.unit]
             made.append(Rail(_rail(reading), True, *unwrap(_times(reading), reading.value, each, span)))
     return made

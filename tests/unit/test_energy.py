@@ -171,6 +171,20 @@ def test_of_two_names_for_one_battery_the_system_s_counts() -> None:
     right(energy_of(*bms, *battery(**PHONE)), rel=0.01)
 
 
+def test_a_range_that_cannot_be_read_is_no_crash() -> None:
+    counter, span = rapl()
+    right(energy_of(counter, replace(span, t_ns=(), value=(), missing="gone")))
+    right(energy_of(counter, replace(span, value=(0,))))
+
+
+def test_a_reading_of_nothing_or_of_one_moment_is_no_crash() -> None:
+    for readings in (list(rapl()), battery(**PHONE)):
+        for kept in (0, 1, 2):
+            few = [replace(r, t_ns=r.t_ns[:kept], value=r.value[:kept]) for r in readings]
+            evidence = EnergyEvidence(found(*few))
+            assert energy_verdict.judge(evidence)
+
+
 # The lies, one a reason.
 
 
