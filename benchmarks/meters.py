@@ -128,9 +128,9 @@ def _tree(root: Path) -> None:
     for device in (0, 1):
         lines = [f"CH{k}(T=1000)[RAIL{device}{k}], {k}" for k in range(8)]
         files[f"sys/bus/iio/devices/iio:device{device}/energy_value"] = "\n".join(["t=1000", *lines])
-    for path, text in files.items():
+    for path, content in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(f"{text}\n")
+        (root / path).write_text(f"{content}\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
 from pocketbench.fleet import Outcome
 from pocketbench.models import open_model
-from pocketbench.plan import Case, Plan, Request, parse_runtime
+from pocketbench.plan import SCENARIO, Case, Plan, Request, parse_runtime
 from pocketbench.store.store import Store
 
 
@@ -103,4 +103,5 @@ def _case(doc: Mapping[str, Any]) -> Case:
         cpus=tuple(doc["cpus"]),
         shapes=tuple((name, tuple(dims)) for name, dims in doc["shapes"]),
         signature=doc["signature"],
+        scenario=doc.get("scenario", SCENARIO),
     )

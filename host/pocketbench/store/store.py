@@ -356,6 +356,7 @@ def request_doc(request: Request) -> dict[str, Any]:
                 "cpus": list(case.cpus),
                 "shapes": [[name, list(dims)] for name, dims in case.shapes],
                 "signature": case.signature,
+                "scenario": case.scenario,
             }
             for case in request.cases
         ],
