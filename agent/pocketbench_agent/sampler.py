@@ -36,24 +36,35 @@ class Sampler:
         process = self._process
         assert process is not None and process.stdout is not None
         if not self._tell("end\n", restart=False):
+            self._drop()
             return
         timer = threading.Timer(ANSWER_S, process.kill)
         timer.start()
+        whole = False
         try:
             while (event := read_message(process.stdout, pb.Event)) is not None:  # type: ignore[arg-type]
                 if event.HasField("ended"):
+                    whole = True
                     return
                 yield event
         except FramingError:
-            process.kill()
+            return
         finally:
             timer.cancel()
+            if not whole:
+                self._drop()
 
     def close(self) -> None:
         """The process ends with its stdin."""
         process, self._process = self._process, None
         if process is not None:
             process.communicate()
+
+    def _drop(self) -> None:
+        """Let go of a process that died, or whose answer nobody can rely on any more; the next job has a new one."""
+        if self._process is not None:
+            self._process.kill()
+        self.close()
 
     def _tell(self, line: str, restart: bool = True) -> bool:
         """Was it told?"""

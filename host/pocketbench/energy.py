@@ -31,6 +31,7 @@ UNITS: Mapping[str, float] = {
 # Of several that answer, the first: rails that tell most of the processor, then whole devices.
 SOURCES = ("odpm", "hwmon", "iio", "pmic", "rapl", "powerstats", "battery")
 MONITORS = re.compile(r"hwmon:hwmon\d+/(ina|ltc|pac19|max34)")
+BATTERY_TELLS = ("power", "current", "energy", "charge")
 INPUTS = ("POM_5V_IN", "VDD_IN")
 CHARGING, NOT_CHARGING, FULL = 1, 3, 4
 # Fewer steps of a counter in an idle window, and idle power is unknown.
@@ -160,7 +161,9 @@ def choose(
         if source is not None and source.rails:
             return source, ""
         why += [r.missing for r in readings if r.missing and r.source.split(":")[0] in (name, _agent_meter(name))]
-    return None, "; ".join(dict.fromkeys(why)) or f"no {' or '.join(wanted)} is offered"
+    # A meter that is there and does not answer says more than all those that are not there.
+    there = [text for text in dict.fromkeys(why) if not text.endswith("is offered")]
+    return None, "; ".join(there) or f"no {' or '.join(wanted)} is offered"
 
 
 def mean_power(rail: Rail, window_ns: tuple[int, int]) -> tuple[float | None, int]:
@@ -229,7 +232,8 @@ def _counters(name: str, readings: Sequence[Reading], settings: Settings) -> lis
     made = []
     for reading in _of(name, readings, settings):
         if reading.quantity == "energy" and reading.value:
-            span = next((r.value[0] for r in readings if (r.source, r.quantity) == (reading.source, "range")), None)
+            told = _partner(reading, "range", readings)
+            span = told.value[0] if told is not None and told.value[0] > 0 else None
             each = UNITS[reading.unit]
             made.append(Rail(_rail(reading), True, *unwrap(_times(reading), reading.value, each, span)))
     return made
@@ -283,7 +287,8 @@ def _battery(
     name: str, readings: Sequence[Reading], settings: Settings, work_ns: tuple[int, int] | None
 ) -> Source | None:
     """Current and voltage where the battery tells them, else its counters; of one battery, the system's own."""
-    names = list(dict.fromkeys(r.source for r in readings if r.source.startswith("battery:")))
+    told = [r for r in readings if r.source.startswith("battery:") and r.value and r.quantity in BATTERY_TELLS]
+    names = list(dict.fromkeys(r.source for r in told))
     if name == "dumpsys":
         names = [source for source in names if source.endswith(":dumpsys")]
     if not names:
@@ -293,7 +298,8 @@ def _battery(
     mine = {r.quantity: r for r in readings if r.source == source and r.value}
     label = source.partition(":")[2]
     for kind in ("power", "current"):
-        if kind in mine and len(set(mine[kind].value)) > 1:
+        # One look tells whether there is a gauge, a whole phase whether it moves.
+        if kind in mine and (len(set(mine[kind].value)) > 1 or (work_ns is None and mine[kind].value[0] != 0)):
             return _battery_gauge(label, mine, kind, settings, work_ns)
     for kind in ("energy", "charge"):
         if kind in mine and (kind == "energy" or "voltage" in mine):

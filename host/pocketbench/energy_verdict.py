@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pocketbench.energy import IDLE_STEPS, MOST_W, Found
+from pocketbench.energy import MOST_W, Found
 from pocketbench.results import Reason
 
 THRESHOLDS: Mapping[str, float] = {
@@ -58,8 +58,9 @@ def energy_resolution(e: EnergyEvidence) -> Reason | None:
         return _invalid(
             "energy_resolution", f"{found.source.name} gave {found.steps} {what}{stuck}; {least:.0f} needed"
         )
-    if found.counter and found.idle_steps < IDLE_STEPS:
-        told = f"{found.source.name} made {found.idle_steps} steps in an idle window: idle and net energy are unknown"
+    if found.energy is not None and found.energy.idle_mj is None:
+        what = "steps" if found.counter else "readings"
+        told = f"{found.source.name} gave {found.idle_steps} {what} in an idle window: idle and net energy are unknown"
         return Reason("energy_resolution", "warn", "energy", told)
     return None
 

@@ -85,6 +85,24 @@ def test_throttled_is_invalid(bench: Bench) -> None:
     assert ended.code == 1 and "throttled" in ended.stdout and "INVALID" in ended.stdout
 
 
+def test_what_android_says_of_heat_and_battery_saver_counts(bench: Bench) -> None:
+    root = bench.home / "root"
+    status = "printf 'IsStatusOverride: false\\nThermal Status: 2\\n'"
+    put(root, "system/bin/dumpsys", f"#!/bin/sh\n[ $1 = thermalservice ] && {status}").chmod(0o755)
+    put(root, "system/bin/settings", "#!/bin/sh\necho 1").chmod(0o755)
+    bench.environment["POCKETBENCH_ROOT"] = str(root)
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--format", "json")
+    found = {r["code"]: r["severity"] for r in ended.results[0]["reasons"]}
+    assert ended.code == 3 and (found["throttled"], found["battery_saver"]) == ("invalid", "warn")
+
+
+def test_a_scenario_is_measured_again_as_it_was(bench: Bench) -> None:
+    told = ("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--rate", "50", "--format", "json")
+    first = bench(*told)
+    again = bench("rerun", first.doc["run_id"], "--format", "json")
+    assert again.results[0]["scenario"] == "paced:50" and again.results[0]["real_time"]["rate_hz"] == 50
+
+
 @contextmanager
 def plug(watts: float) -> Iterator[tuple[str, Any]]:
     """An HTTP server that speaks like a Shelly; what it says can be changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,3 +136,36 @@ def test_the_supply_is_cut_around_the_phase_and_comes_back(bench: Bench) -> None
         running.communicate()
         ended = bench("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--devices", devices)
         assert ended.code == 0 and log.read_text().split() == ["off", "on", "off", "on"], ended.stderr
+
+
+LIES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "a counter that moves too seldom": ("energy_resolution", {"kind": "rapl", "late_s": 1.0}, {}),
+    "a unit of nobody's": ("energy_implausible", {"kind": "battery", "volts": 3.85, "unit": "ca"}, {}),
+    "a counter that is mostly nonsense": ("energy_implausible", {"kind": "rapl", "jumps": 0.3}, {}),
+    "a device that warms up": ("energy_idle_drift", {"kind": "rapl"}, {"ramp_w_per_s": 0.4}),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_of_the_sensors_is_found(bench: Bench, name: str) -> None:
+    code, sensor, device = LIES[name]
+    with simulated(bench, [sensor], **device):
+        (result,) = measured(bench, seconds="4").results
+    assert reasons(result)[code]["severity"] == "invalid", reasons(result)
+    assert result["status"] == "OK"
+
+
+def test_sensors_that_vanish_in_the_middle_are_no_crash(bench: Bench) -> None:
+    root = bench.home / "root"
+    with simulated(bench, [{"kind": "rapl"}]):
+        running = bench.start(
+            "--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "6", "--format", "json"
+        )
+        jobs = bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
+        assert wait_until(lambda: any(jobs.glob("*.energy.*/events")), 30)
+    shutil.rmtree(root / "sys")
+    stdout, stderr = running.communicate(timeout=120)
+    assert running.returncode == 0 and "Traceback" not in stderr, stdout[-3000:] + stderr
+    (result,) = json.loads(stdout)["results"]
+    assert result["status"] == "OK" and reasons(result)
+    assert not [r for r in reasons(result).values() if "Error" in r["message"]]

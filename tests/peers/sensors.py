@@ -70,6 +70,8 @@ def rapl(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
         write(core / "energy_uj", round(joules * 0.7e6) % (span + 1))
         if spec.get("zeros") and random.random() < spec["zeros"]:
             write(zone / "energy_uj", 0)
+        elif random.random() < spec.get("jumps", 0.0):
+            write(zone / "energy_uj", random.randrange(span))
         else:
             write(zone / "energy_uj", (start + round(joules * 1e6)) % (span + 1))
 
@@ -111,7 +113,7 @@ def ina3221(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
 def battery(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
     """Sign, unit, counter step and gaps as told; a USB supply beside it whose current is the bus's."""
     folder = root / "sys/class/power_supply/battery"
-    volts, per_a = spec.get("volts", 3.85), {"ua": 1e6, "ma": 1e3}[spec.get("unit", "ua")]
+    volts, per_a = spec.get("volts", 3.85), {"ua": 1e6, "ma": 1e3, "ca": 1e4}[spec.get("unit", "ua")]
     usb = root / "sys/class/power_supply/usb"
     write(folder / "type", "Battery")
     write(usb / "type", "USB")

@@ -171,6 +171,47 @@ def test_of_two_names_for_one_battery_the_system_s_counts() -> None:
     right(energy_of(*bms, *battery(**PHONE)), rel=0.01)
 
 
+def test_one_look_tells_a_gauge_from_a_counter() -> None:
+    """The plan is made after one look: a battery with both is no fuel gauge that needs minutes."""
+    first = [replace(r, t_ns=r.t_ns[:1], value=r.value[:1]) for r in battery(**PHONE, charge=lambda t: 3e6)]
+    source, _ = energy.choose(first, Settings(), None)
+    assert source is not None and not source.rails[0].counter
+    source, _ = energy.choose([r for r in first if r.quantity != "current"], Settings(), None)
+    assert source is not None and source.rails[0].counter
+
+
+def test_a_battery_that_sysfs_hides_is_asked_for_by_dumpsys() -> None:
+    hidden = [replace(r, t_ns=(), value=(), missing="permission denied") for r in battery(**PHONE)]
+    shown = [
+        series("battery:dumpsys", "voltage", "mv", lambda t: 4000),
+        series("battery:dumpsys", "charge", "uah", lambda t: 3_000_000 - joules(t) / 4 / 3.6e-3 // 50 * 50),
+    ]
+    assert energy_of(*hidden, *shown).power_mw == pytest.approx(5000, rel=0.03)
+    assert found(*hidden).missing == "permission denied"
+
+
+def test_idle_that_was_not_seen_is_unknown_and_said() -> None:
+    power = series("pmic:VDD", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
+    cut = replace(power, t_ns=power.t_ns[:400], value=power.value[:400])
+    made = found(cut).energy
+    assert made is not None and made.net_mj is None and made.gross_mj == pytest.approx(50, rel=0.01)
+    assert codes(cut) == {"energy_resolution": "warn"}
+
+
+def test_a_range_that_cannot_be_read_is_no_crash() -> None:
+    counter, span = rapl()
+    right(energy_of(counter, replace(span, t_ns=(), value=(), missing="gone")))
+    right(energy_of(counter, replace(span, value=(0,))))
+
+
+def test_a_reading_of_nothing_or_of_one_moment_is_no_crash() -> None:
+    for readings in (list(rapl()), battery(**PHONE)):
+        for kept in (0, 1, 2):
+            few = [replace(r, t_ns=r.t_ns[:kept], value=r.value[:kept]) for r in readings]
+            evidence = EnergyEvidence(found(*few))
+            assert energy_verdict.judge(evidence)
+
+
 # The lies, one a reason.
 
 

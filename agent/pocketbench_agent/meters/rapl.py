@@ -23,7 +23,7 @@ class Rapl:
     interval_s = 0.1
 
     def start(self) -> None:
-        """Find the zones."""
+        """Find the zones, and where each wraps."""
         self._gauges, self._ranges = [], []
         for path in find("/sys/class/powercap/intel-rapl:*/energy_uj"):
             zone = PurePosixPath(path).parent
@@ -31,6 +31,8 @@ class Rapl:
                 source = f"rapl:{zone.name}:{read_text(str(zone / 'name')) or 'zone'}"
                 self._gauges.append(Gauge(path, source, "energy", "uj"))
                 self._ranges.append(Gauge(str(zone / "max_energy_range_uj"), source, "range", "uj"))
+        for gauge in self._ranges:
+            gauge.sample(0)
 
     def sample(self, mono_ns: int) -> None:
         """Read each."""
@@ -39,7 +41,5 @@ class Rapl:
 
     def stop(self) -> Sequence[pb.Reading]:
         """One reading a zone, and its range."""
-        for gauge in self._ranges:
-            gauge.sample(0)
         found = readings(self._gauges, "rapl", "energy", "uj", MISSING)
         return [*found, *(gauge.reading() for gauge in self._ranges)]

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pocketbench_agent.device_info import read_text, root
+from pocketbench_agent.device_info import root
 from pocketbench_agent.rpc import agent_pb2 as pb
 
 # What fits a signed 64-bit reading; nothing that a kernel writes is longer.
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+
+
+def _read(path: str) -> str:
+    """A few bytes, stripped; empty where they cannot be read. Several times a second: no object more than needed."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return os.read(file, 64).decode(errors="replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(file)
 
 
 @dataclass
@@ -24,10 +39,13 @@ class Gauge:
     t_ns: list[int] = field(default_factory=list)
     value: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._whole = str(root() / self.path.lstrip("/"))
+
     def sample(self, mono_ns: int) -> None:
         """Read once; text that is no integer is skipped."""
-        text = read_text(self.path)
-        if text is not None and _INTEGER.fullmatch(text):
+        text = _read(self._whole)
+        if _INTEGER.fullmatch(text):
             self.t_ns.append(mono_ns)
             self.value.append(int(text))
 

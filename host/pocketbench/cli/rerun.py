@@ -16,7 +16,7 @@ from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
 from pocketbench.fleet import Outcome
 from pocketbench.models import open_model, place
-from pocketbench.plan import Case, DelegateSetup, Plan, Request, parse_runtime
+from pocketbench.plan import SCENARIO, Case, DelegateSetup, Plan, Request, parse_runtime
 from pocketbench.store.store import Store
 
 
@@ -104,6 +104,7 @@ def _case(doc: Mapping[str, Any]) -> Case:
         shapes=tuple((name, tuple(dims)) for name, dims in doc["shapes"]),
         signature=doc["signature"],
         setup=_setup(doc.get("setup") or {}),
+        scenario=doc.get("scenario", SCENARIO),
     )
 
 

@@ -364,6 +364,7 @@ def request_doc(request: Request) -> dict[str, Any]:
                         for file in case.setup.files
                     ],
                 },
+                "scenario": case.scenario,
             }
             for case in request.cases
         ],
