@@ -15,7 +15,7 @@ HEADINGS = ("op", "runs on", "nodes", "ms", "share")
 
 def profile_tables(
     results: Sequence[Result], escape: Callable[[str], str] = str
-) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+) -> Sequence[tuple[str, Sequence[str], list[list[str]]]]:
     """(heading, headings, rows) of each; the slowest kinds of op first, the rest in one line."""
     made: list[tuple[str, Sequence[str], list[list[str]]]] = []
     for number, result in enumerate(results, 1):
