@@ -21,6 +21,7 @@ import numpy as np
 from pocketbench_agent import device_info, frames, inputs, loop, rounding
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.framing import FramingError, frame, read_message
+from pocketbench_agent.meters import android
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, Runtime, TensorInfo, create
 
@@ -185,6 +186,7 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
     emitter.reading("memory", "peak", "bytes", (now, max(peaks, default=None)))
     emitter.reading("memory", "run_peak", "bytes", (now, run_peak if reset else None))
     emitter.reading("memory", "pss", "bytes", (now, device_info.pss_bytes()))
+    emitter.reading("memory", "graphics", "bytes", (now, android.graphics_bytes(os.getpid())))
     emitter.send(
         synchronisation=pb.Synchronisation(run_ns=probe.run_ns, read_ns=probe.read_ns, reread_ns=probe.reread_ns)
     )

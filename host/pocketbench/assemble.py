@@ -261,7 +261,7 @@ def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
 
 def _memory(processes: Sequence[Process]) -> Memory | None:
     points: dict[str, float | None] = {}
-    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss"):
+    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss", "graphics"):
         readings = [p.reading("memory", point) for p in processes]
         points[point] = max((r.value[-1] / MB for r in readings if r is not None and r.value), default=None)
     if all(value is None for value in points.values()):
@@ -278,6 +278,7 @@ def _memory(processes: Sequence[Process]) -> Memory | None:
         metric=names,
         run_peak=points["run_peak"],
         pss=points["pss"],
+        graphics=points["graphics"],
     )
 
 

@@ -176,7 +176,7 @@ class Memory:
     """Megabytes (10^6 bytes), the most of all processes; `model` is loaded less runtime.
 
     `run_peak` is the peak since the model was loaded, where the kernel lets it be reset; `pss` counts shared pages by
-    their share, after the timed runs.
+    their share, after the timed runs; `graphics` is what Android's drivers hold for the process, which is in no other.
     """
 
     start: float | None
@@ -187,6 +187,7 @@ class Memory:
     metric: str
     run_peak: float | None = None
     pss: float | None = None
+    graphics: float | None = None
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,30 @@ def test_android_tells_heat_battery_and_rails(root: Path) -> None:
     assert values("powerstats") == {("powerstats:S9S_VDD_AOC", "energy"): [99]}
 
 
+MEMINFO = """\
+** MEMINFO in pid 4242 [python3.11] **
+                   Pss  Private  Private  SwapPss      Rss     Heap
+                 Total    Dirty    Clean    Dirty    Total     Size
+                ------   ------   ------   ------   ------   ------
+  Native Heap    20504    20460        0        0    21756    26852
+      Gfx dev     1200     1200        0        0     1200
+   EGL mtrack      300      300        0        0      300
+    GL mtrack    45000    45000        0        0    45000
+        TOTAL    90000    80000     1000        0   120000
+
+ App Summary
+         TOTAL PSS:    90000            TOTAL RSS:   120000       TOTAL SWAP PSS:        0
+"""
+
+
+def test_graphics_memory_is_that_of_drivers_and_unknown_where_there_is_none(root: Path) -> None:
+    assert android.parse_graphics(MEMINFO) == 1024 * 46_500
+    assert android.parse_graphics("No process found for: 4242") is None
+    assert android.graphics_bytes(1) is None
+    program(root, "dumpsys", f"[ $1 = meminfo ] && [ $2 = 4242 ] && cat <<'E'\n{MEMINFO}\nE")
+    assert android.graphics_bytes(4242) == 1024 * 46_500
+
+
 @given(st.text() | st.text("VDD_CORE_A current(7)=0.5\n", max_size=80))
 def test_parsers_survive_any_text(text: str) -> None:
     raspberry.parse_adc(text)
@@ -294,6 +318,7 @@ def test_parsers_survive_any_text(text: str) -> None:
     android.parse_battery(text)
     android.parse_thermal(text)
     android.parse_powerstats(text)
+    android.parse_graphics(text)
     cpufreq.time_in_state(text)
 
 

@@ -4,6 +4,7 @@
 `AC powered: true`. `dumpsys thermalservice`: `Thermal Status: 0` to 6 (PowerManager.THERMAL_STATUS_*).
 `dumpsys powerstats`: `ChannelId: 10, ChannelName: S9S_VDD_AOC, …`, and where a build prints measurements,
 `ChannelId: 10, Timestamp (ms): …, Energy (uWs): …`.
+`dumpsys meminfo PID`: rows by name, kB, whose first column is Pss in every version (Android 11 put Rss beside it).
 """
 
 from __future__ import annotations
@@ -109,6 +110,17 @@ def parse_powerstats(text: str) -> dict[str, int]:
     return {names[channel]: int(uws) for channel, uws in told if channel in names}
 
 
-def _ask(service: str) -> str:
+def parse_graphics(text: str) -> int | None:
+    """Bytes that drivers hold for the process (the mtrack rows and Gfx dev); None where there is no such row."""
+    rows = re.findall(r"^[ \t]+(?:GL mtrack|EGL mtrack|Gfx dev)[ \t]+(\d{1,9})\b", text, re.MULTILINE | re.ASCII)
+    return 1024 * sum(map(int, rows)) if rows else None
+
+
+def graphics_bytes(pid: int) -> int | None:
+    """What drivers hold for that process; None where there is no Android to ask."""
+    return parse_graphics(_ask("meminfo", str(pid)))
+
+
+def _ask(service: str, *arguments: str) -> str:
     program = tools.find(PROGRAM)
-    return tools.ask(program, service) if program else ""
+    return tools.ask(program, service, *arguments) if program else ""
