@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -16,6 +17,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from pocketbench_agent.framing import FramingError, read_messages
+from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.integration.conftest import QUICK, ROOT, Bench, wait_until
 
 SCHEMA = json.loads((ROOT / "host" / "pocketbench" / "report" / "result.schema.json").read_text())
@@ -35,15 +38,24 @@ def test_real_time_comes_from_paced_frames(bench: Bench) -> None:
     jsonschema.validate(good.doc, SCHEMA)
     (result,) = good.results
     assert result["scenario"] == "paced:100" and result["real_time"]["n"] == pytest.approx(500, abs=2)
-    # What else runs here may make frames late, but not most of them.
-    assert result["real_time"]["missed"] < 250 and result["real_time"]["missed_upper"] < 0.6
-    assert 2.5 <= result["latency_ms"]["p50"] < 8
+    # What else runs here may make frames late; that they are counted is the test's matter.
+    late = sum(ns > 10_000_000 for process in result["samples_ns"] for ns in process)
+    assert result["real_time"]["missed"] == late < result["real_time"]["n"]
+    assert result["latency_ms"]["min"] >= 2.5
     (result,) = bench(*told, "--rate", "500", "--max-time", "1", "--min-time", "1", "--format", "json").results
     assert result["real_time"]["holds"] is False
     # Frames queue: the last waits for all that are late before it.
     assert result["latency_ms"]["max"] > 100
     table = bench(*told, "--rate", "500", "--max-time", "1").stdout
     assert "paced:500" in table and "no, " in table and " late" in table
+
+
+def timed(jobs: Path) -> bool:
+    """Has a job begun its timed runs?"""
+    for path in jobs.glob("*/events"):
+        with contextlib.suppress(OSError, FramingError), path.open("rb") as file:
+            return any(event.phase.name == "timed" for event in read_messages(file, pb.Event))
+    return False
 
 
 def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
@@ -56,13 +68,15 @@ def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
     bench.environment["POCKETBENCH_ROOT"] = str(root)
     plan = ("--sustained", "6", "--cooldown", "0", "--format", "json")
     running = bench.start("--device", "local", "--model", bench.null(sleep_ms=2), *plan)
-    for step in range(40):
-        time.sleep(0.25)
+    jobs = bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
+    assert wait_until(lambda: timed(jobs), 60)
+    for step in range(200):
         temp.write_text(f"{40_000 + 500 * step}\n")
         if step == 16:
             ceiling.write_text("1200000\n")
         if running.poll() is not None:
             break
+        time.sleep(0.25)
     stdout, stderr = running.communicate()
     assert running.returncode == 0, stderr
     doc = json.loads(stdout)
@@ -70,8 +84,11 @@ def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
     (result,) = doc["results"]
     curve = result["curve"]
     assert len(curve) == 6 and result["latency_ms"]["processes"] == 1
-    assert all(a["temperature_c"] < b["temperature_c"] for a, b in pairwise(curve))
-    assert (curve[0]["ceiling_mhz"], curve[-1]["ceiling_mhz"]) == (2400, 1200)
+    # On a busy machine a second may pass without a sample; heat never falls.
+    heat = [point["temperature_c"] for point in curve if point["temperature_c"] is not None]
+    assert len(heat) > 3 and all(a < b for a, b in pairwise(heat))
+    ceilings = [point["ceiling_mhz"] for point in curve if point["ceiling_mhz"] is not None]
+    assert (ceilings[0], ceilings[-1]) == (2400, 1200)
     assert {r["code"]: r["severity"] for r in result["reasons"]}["throttled"] == "warn"
     assert result["temperature_c"]["start"] >= 40
 
