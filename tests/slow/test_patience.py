@@ -41,7 +41,7 @@ def test_a_device_that_does_not_come_back(stories: dict[str, Future[Told]], name
     assert (told.code, result["status"], result["reasons"][0]["code"]) == (3, "LOST", "device_lost")
     why = result["reasons"][0]["message"]
     print(why)
-    assert re.search({"gone": "cannot be reached", "hung": f"{name}: in use by "}[name], why)
+    assert re.search({"gone": "cannot be reached", "hung": f"{name}: its agent hangs"}[name], why)
     assert set(told.logs[name].begun().values()) == {1}
     after = told.run.when(f"{name}: .*: LOST") - told.at[name]
     assert RETURN_S < after < NOTICED_S + RETURN_S + ATTEMPT_S
