@@ -23,7 +23,7 @@ def test_static_quantizes_every_weight_and_keeps_the_outputs(tmp_path: Path) -> 
     done = step.apply(source, target, CONTEXT)
     assert step.check(source, target).facts["int8_share"] == 1.0
     assert done.facts["calibrator"] in onnx_quantize.CALIBRATORS
-    assert done.facts["calibration_samples"] == 18
+    assert done.facts["calibration_samples"] == 24
     noise = done.facts["noise_by_calibrator"]
     assert noise[done.facts["calibrator"]] == min(noise.values())
     (found,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(target), nets.samples())
