@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketbench import energy_verdict, heat, scenarios, stats, verdict
 from pocketbench.energy_verdict import EnergyEvidence
-from pocketbench.measurement import Device, Ended, Facts, OpTime, Placed, Process, Tensor
+from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
 from pocketbench.results import (
     STATUSES,
@@ -36,6 +36,7 @@ from pocketbench.results import (
     TensorFacts,
     WarmUp,
 )
+from pocketbench_agent.runtimes import OpTime
 
 MS = 1e6
 MB = 1e6
@@ -343,11 +344,7 @@ def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | Non
 
 
 def _coverage(case: Case, placed: Placed) -> str:
-    if case.delegate_base == CPU or not placed.known:
-        return "n/a"
-    if placed.delegated == 0:
-        return "none"
-    return "full" if placed.delegated >= placed.nodes else "partial"
+    return "n/a" if case.delegate_base == CPU else placed.coverage or "n/a"
 
 
 def _profile(ops: Sequence[OpTime]) -> tuple[OpShare, ...]:

@@ -25,6 +25,14 @@ class Comparison:
         return self.ratio.lo > 1 or self.ratio.hi < 1
 
 
+def paired(before: Result, after: Result) -> stats.Estimate | None:
+    """after / before of the median latency by rounds; None where one is not OK, or they ran in different ones."""
+    old, new = before.process_medians_ns(), after.process_medians_ns()
+    if before.status != "OK" or after.status != "OK" or before.device != after.device:
+        return None
+    return stats.ratio_paired(old, new) if old and len(old) == len(new) else None
+
+
 def compare(before: Result, after: Result, same_run: bool, spread: float, spread_known: bool) -> Comparison | None:
     """None where one of them has no latency to compare."""
     old, new = before.process_medians_ns(), after.process_medians_ns()

@@ -26,7 +26,7 @@ from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, OpTime, Process, WorkerEnded
+from pocketbench.measurement import Ended, Process, WorkerEnded
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.output_check import OutputCheck
 from pocketbench.plan import Case, Request, program
@@ -39,6 +39,7 @@ from pocketbench.store import lease as leases
 from pocketbench.store.store import Fence, Store
 from pocketbench.turns import Turns
 from pocketbench.wire import JobFiles
+from pocketbench_agent.runtimes import OpTime
 
 ATTEMPTS = 2
 # How often the link may break in one process of a case.

@@ -16,16 +16,6 @@ EMPTY: Nanoseconds = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
-class OpTime:
-    """Time of all nodes of one kind in one inference."""
-
-    op: str
-    runs_on: str
-    nodes: int
-    total_ns: int
-
-
-@dataclass(frozen=True)
 class Tensor:
     """An input or output of the loaded model. Real value = (stored - zero_point) * scale, along `axis`."""
 
@@ -63,6 +53,15 @@ class Placed:
     adapter: str
     used: str
     accelerated_by: str
+
+    @property
+    def coverage(self) -> str | None:
+        """none, partial or full; None where it is not known."""
+        if not self.known:
+            return None
+        if self.delegated == 0:
+            return "none"
+        return "full" if self.delegated >= self.nodes else "partial"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from pocketbench.measurement import (
     Ended,
     EnergyRun,
     Observation,
-    OpTime,
     Output,
     Process,
     Rounding,
@@ -37,6 +36,7 @@ from pocketbench.wire import JobFiles
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc
+from pocketbench_agent.runtimes import OpTime
 
 CHUNK_BYTES = 1024 * 1024
 CALL_TIMEOUT_S = 20.0
@@ -192,28 +192,16 @@ class Session:
 
     def reference(self, case: Case, plan: Plan, files: JobFiles) -> tuple[Ended, list[Output]]:
         """One inference of a case with its outputs kept."""
-        job = self._job(case, plan, files, "reference", 0)
-        job.job_id, job.plan.keep_outputs = uuid.uuid4().hex, True
-        events = self._run(job)
-        self.acknowledge(job.job_id)
-        return wire.outputs(events)
+        return wire.outputs(self._ask(case, plan, files, "reference"))
 
     def rounding(self, case: Case, plan: Plan, files: JobFiles) -> list[Rounding] | None:
         """How far each output moves when only the rounding changes; None where the runtime cannot tell."""
-        job = self._job(case, plan, files, "rounding", 0)
-        job.job_id = uuid.uuid4().hex
-        events = self._run(job)
-        self.acknowledge(job.job_id)
-        ended, found = wire.outputs(events)
+        ended, found = wire.outputs(self._ask(case, plan, files, "rounding"))
         return [Rounding(*map(float, row)) for row in found[0].array] if ended.how == "ok" and found else None
 
     def profile(self, case: Case, plan: Plan, files: JobFiles) -> list[OpTime] | None:
         """Time by kind of op, in a session of its own; None where the runtime does not tell."""
-        job = self._job(case, plan, files, "profile", 0)
-        job.job_id = uuid.uuid4().hex
-        events = self._run(job)
-        self.acknowledge(job.job_id)
-        return wire.profile(events)
+        return wire.profile(self._ask(case, plan, files, "profile"))
 
     @contextlib.contextmanager
     def scoring(self, case: Case, plan: Plan, files: JobFiles) -> Iterator[Scorer]:
@@ -248,6 +236,14 @@ class Session:
     def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
         self.put([*case.model.files, *case.setup.files, *files.placed()])
         return wire.job(case, plan, files, phase, round_index)
+
+    def _ask(self, case: Case, plan: Plan, files: JobFiles, phase: str) -> list[pb.Event]:
+        """Events of a job that is asked about the case, and that nobody comes back to."""
+        job = self._job(case, plan, files, phase, 0)
+        job.job_id, job.plan.keep_outputs = uuid.uuid4().hex, phase == "reference"
+        events = self._run(job)
+        self.acknowledge(job.job_id)
+        return events
 
     def _run(self, job: pb.Job, started: Callable[[], None] = lambda: None) -> list[pb.Event]:
         self._running = job.job_id

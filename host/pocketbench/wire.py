@@ -16,6 +16,7 @@ from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
 from pocketbench.workload import DevicePipeline
 from pocketbench_agent.rpc import agent_pb2 as pb
+from pocketbench_agent.runtimes import OpTime
 
 HOW = {
     pb.Ended.OK: "ok",
@@ -183,12 +184,12 @@ def outputs(events: Sequence[pb.Event]) -> tuple[m.Ended, list[m.Output]]:
     return _last(events), kept
 
 
-def profile(events: Sequence[pb.Event]) -> list[m.OpTime] | None:
+def profile(events: Sequence[pb.Event]) -> list[OpTime] | None:
     """Where an inference's time goes; None where the runtime does not tell."""
     told = next((event.profile for event in events if event.HasField("profile")), None)
     if told is None or _last(events).how != "ok":
         return None
-    return [m.OpTime(op.op, op.runs_on, op.nodes, op.total_ns) for op in told.ops]
+    return [OpTime(op.op, op.runs_on, op.nodes, op.total_ns) for op in told.ops]
 
 
 def device(hello: pb.HelloReply) -> m.Device:

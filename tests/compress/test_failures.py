@@ -14,7 +14,8 @@ import pytest
 from pocketbench.compress import artifact, onnx_graph, pipeline
 from pocketbench.compress.recipe import STEPS, StepFailed
 from tests.compress import nets
-from tests.compress.test_pipeline import TORCH, made, onnx_workload
+from tests.compress.test_pipeline import TORCH, onnx_workload
+from tests.compress.workloads import made
 
 ROOT = nets.ROOT
 # At most so many bytes in a file, as a disk that fills up while one is written.

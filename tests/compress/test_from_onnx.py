@@ -22,7 +22,8 @@ from pocketbench.compress import compare, onnx_quantize, tflite_quantize
 from pocketbench.compress.recipe import StepFailed
 from pocketbench.convert import from_onnx, to_litert
 from tests.compress import nets
-from tests.compress.test_pipeline import made, onnx_workload
+from tests.compress.test_pipeline import onnx_workload
+from tests.compress.workloads import made
 
 MODELS = nets.ROOT.parent / "shared" / "models" / "onnx"
 SIZES = [("mobilenet_v2_1.0_224-float", 224), ("mobilenet_v1_0.25_128-float", 128), ("yolov5n-float", 640)]

@@ -6,17 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from pocketbench.compress import artifact, pipeline
-from pocketbench.compress.artifact import Artifact
-from pocketbench.compress.recipe import parse
+from pocketbench.compress import artifact
 from pocketbench.errors import UsageError
-from pocketbench.workload import load
 from tests.compress import nets
+from tests.compress.workloads import made
 
 FILE = """
 import numpy as np
@@ -51,20 +48,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of stages."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "pocketbench" / "artifacts"
-
-
-def made(
-    path: Path, recipes: Sequence[str], formats: Sequence[str]
-) -> tuple[list[Artifact], list[pipeline.Failed], list[str]]:
-    said: list[str] = []
-    out = path.parent / "out"
-    out.mkdir(exist_ok=True)
-    outcome = list(pipeline.make(load(path), [parse(text) for text in recipes], formats, out, said.append))
-    return (
-        [one for one in outcome if isinstance(one, Artifact)],
-        [one for one in outcome if isinstance(one, pipeline.Failed)],
-        said,
-    )
 
 
 def onnx_workload(folder: Path, network: Path | None = None) -> Path:
@@ -125,7 +108,11 @@ def test_a_torch_network_in_both_formats(tmp_path: Path) -> None:
     [
         (("def calibration_batches", "def other"), "int8-static", r"has no calibration_batches\(\), which int8-static"),
         (("def model", "def other"), "fp16", r"--recipe fp16: w\.py has no model\(\), which every recipe needs"),
-        (("return '", "return 7 #'"), "fp16", r"model\(\) gave int: a torch module or an \.onnx path is needed"),
+        (
+            ("return '", "return 7 #'"),
+            "fp16",
+            r"model\(\) gave int: a torch module, a torch\.export program or an \.onnx path is needed",
+        ),
         (("return '", "return 'no' + '"), "fp16", r"which is no \.onnx file"),
         (("return '", "1 / 0 #'"), "fp16", r"model\(\) raised ZeroDivisionError: division by zero \(w\.py:6\)"),
         (("(4, 3, 16, 16)", "(0, 3, 16, 16)"), "int8-static", r"arrays of \[0\] items in one batch"),

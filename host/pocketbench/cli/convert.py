@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pocketbench.cli.options import parse_shape
 from pocketbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
         )
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
-    work = _workload(file, dict(_shape(text) for text in shapes))
+    work = _workload(file, {name: list(dims) for name, dims in map(parse_shape, shapes)})
     with terminal() as say:
         outcome = list(pipeline.make(work, [parse("fp32")], list(dict.fromkeys(formats)), output, say))
     failed = False
@@ -107,14 +108,3 @@ def _sizes(file: Path, shapes: dict[str, list[int]]) -> list[list[int]]:
         if len(wanted) != len(given) or any(have not in (0, want) for have, want in zip(given, wanted, strict=False)):
             raise UsageError(f"--shape {name}: {wanted} does not fit {file.name}, where 0 is open: {given}")
     return [shapes[name] for name in inputs]
-
-
-def _shape(text: str) -> tuple[str, list[int]]:
-    name, _, sizes = text.rpartition("=")
-    try:
-        found = [int(size) for size in sizes.split("x")]
-    except ValueError:
-        found = []
-    if not name or not found or min(found) < 1:
-        raise UsageError(f"--shape {text}: write NAME=1x3x640x640")
-    return name, found

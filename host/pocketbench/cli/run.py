@@ -19,6 +19,7 @@ import click
 from pocketbench import fleet, progress, report
 from pocketbench import goal as goals
 from pocketbench.cli import variants
+from pocketbench.cli.options import parse_shape
 from pocketbench.cli.variants import Variants
 from pocketbench.config import devices as config
 from pocketbench.delegates import setups
@@ -155,7 +156,7 @@ def make_request(
         runtimes.check(runtime)
     own = [name for device in names for name in entries[device].delegates]
     delegates = [check_delegate(name, own) for name in options["delegates"]] or ["cpu"]
-    shapes = tuple(_shape(text) for text in options["shapes"])
+    shapes = tuple(parse_shape(text) for text in options["shapes"])
     cpus = parse_cpus(options["cpus"]) if options["cpus"] else ()
     scenario, plan = _scenario(options), _plan(options)
     labels = dict(_label(text) for text in options["labels"])
@@ -270,14 +271,6 @@ def _energy(text: str | None) -> float | None:
     if not 1 <= seconds <= 3600:
         raise UsageError(f"--energy {text}: give seconds from 1 to 3600, or nothing for 30")
     return seconds
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, equals, dims = text.rpartition("=")
-    parts = dims.split("x")
-    if not equals or not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part, re.ASCII) for part in parts):
-        raise UsageError(f"--shape {text}: write NAME=1x3x640x640")
-    return name, tuple(int(part) for part in parts)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from pocketbench.workload import Workload
 
 if TYPE_CHECKING:
     from pocketbench.compress.recipe import Recipe
+    from pocketbench.compress.source import Read
 
 Say = Callable[[str], None]
 ARM64 = "aarch64"
@@ -76,14 +77,15 @@ def make(
         raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
     with terminal() as say:
         made = Variants({name: _processor(name, entries[name], say) for name in names}, formats)
-        _make_all(made, workload, recipes, formats, say)
-    made.seen = {"calibration_batches": disjoint.digests(source.samples(workload))}
+        read = source.read(workload, recipes, say)
+        _make_all(made, workload, recipes, read, say)
+    made.seen = {"calibration_batches": disjoint.digests(read.samples)}
     if any(recipe.on_network for recipe in recipes):
         made.seen["train_batches"] = disjoint.digests(source.trained_on(workload))
     return made
 
 
-def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], formats: Sequence[str], say: Say) -> None:
+def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], read: Read, say: Say) -> None:
     from pocketbench.compress import pipeline
     from pocketbench.compress.artifact import Artifact
 
@@ -93,7 +95,7 @@ def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], for
         made.models[target] = []
         came = set()
         why: dict[str, str] = {}
-        for one in pipeline.make(workload, recipes, formats, folder, say, target):
+        for one in pipeline.make(workload, recipes, made.formats, folder, say, target, read):
             if isinstance(one, Artifact):
                 made.models[target].append(replace(open_model(one.path), recipe=one.recipe))
                 for finding in one.findings:

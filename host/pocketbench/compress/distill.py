@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from pocketbench.compress import training
-from pocketbench.compress.prune import size
+from pocketbench.compress.prune import COUNTED, sizes
 from pocketbench.compress.recipe import Done, NetworkContext, StepFailed
 
 # The control has the same, or it would be none.
@@ -32,7 +32,7 @@ class Distill:
         def total(inputs: Any, outputs: Any, targets: Any) -> Any:
             with torch.no_grad():
                 wanted = teacher(*inputs)
-            taught = _apart(_listed(outputs), _listed(wanted))
+            taught = _apart(training.listed(outputs), training.listed(wanted))
             if loss is None or targets is None:
                 return taught
             return TEACHERS_SHARE * taught + (1 - TEACHERS_SHARE) * loss(outputs, targets)
@@ -75,25 +75,15 @@ def _student(name: str, step: str, context: NetworkContext) -> Any:
 
 
 def _checked(step: str, before: Any, after: Any, context: NetworkContext) -> Done:
-    example = tuple(torch.from_numpy(one) for one in context.samples[0])
-    (macs, parameters), (macs_left, parameters_left) = size(before, example), size(after, example)
+    counted = sizes(before, after, context)
+    macs, macs_left, parameters, parameters_left = (counted[name] for name in COUNTED)
     if macs_left >= macs and parameters_left >= parameters:
         raise StepFailed(
             f"{step}: the student is no smaller than the network: {parameters_left / 1e6:.3f} million parameters, "
             f"{parameters / 1e6:.3f} before"
         )
     training.check_outputs(step, before, after, context)
-    counted = {
-        "multiplications_before": macs,
-        "multiplications": macs_left,
-        "parameters_before": parameters,
-        "parameters": parameters_left,
-    }
     return Done(counted)
-
-
-def _listed(outputs: Any) -> list[Any]:
-    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
 
 def _apart(made: list[Any], wanted: list[Any]) -> Any:

@@ -65,17 +65,20 @@ class Failed:
 
 
 def make(
-    workload: Workload, recipes: Sequence[Recipe], formats: Sequence[str], folder: Path, say: Say, target: str = ""
+    workload: Workload,
+    recipes: Sequence[Recipe],
+    formats: Sequence[str],
+    folder: Path,
+    say: Say,
+    target: str = "",
+    read: source.Read | None = None,
 ) -> Iterator[Artifact | Failed]:
     """Each recipe in each format, in that order, each followed by its control where it has one.
 
-    UsageError: the workload lacks what a recipe needs.
+    `read` is what source.read() gave, for several targets of one workload. UsageError: it lacks what a recipe needs.
     """
-    source.check(workload, recipes)
-    found = source.samples(workload)
-    say(f"{workload.path.name}: model()")
-    network = source.network(workload)
-    job = _Job(workload, network, found, folder, target or platform.machine(), say)
+    read = read or source.read(workload, recipes, say)
+    job = _Job(workload, read.network, read.samples, folder, target or platform.machine(), say)
     for form in formats:
         for recipe in _with_controls(recipes):
             try:
@@ -111,14 +114,13 @@ class _Job:
         say: Say,
     ) -> None:
         self._workload, self._network, self._found = workload, network, found
-        self._folder, self._say = folder, say
+        self._folder, self._say, self._target = folder, say, target
         self._common = {
             "source": network.sha256,
             "calibration": source.digest(found),
             "versions": {name: version for name in PACKAGES if (version := _version(name))},
             "pocketbench": __version__,
             "code": _code(),
-            "target": target,
             "seed": SEED,
         }
         self._networks = networks.Networks(workload, network, found, self._common, say)
@@ -139,7 +141,7 @@ class _Job:
         return Artifact(path, recipe.text, form, told, tuple(told["findings"]))
 
     def _stage(self, recipe: Recipe, form: str, before: Path | None) -> tuple[Path, Mapping[str, Any]]:
-        inputs: dict[str, Any] = {"recipe": recipe.text, "format": form, **self._common}
+        inputs: dict[str, Any] = {"recipe": recipe.text, "format": form, "target": self._target, **self._common}
         if recipe.on_network:
             inputs["training"] = self._networks.training
         kept = networks.kept(inputs, form)
@@ -192,13 +194,13 @@ class _Job:
             facts = to_onnx.convert(network, example, names, target)
         else:
             facts = to_litert.convert(network, example, names, target, rounded=True)
-        checked = qat.written(target, form, str(self._common["target"]))
+        checked = qat.written(target, form, self._target)
         return Done({**facts, **checked.facts}, self._agree(target, form, _eager(network), compare_with="the network"))
 
     def _apply(self, step_name: str, form: str, before: Path, target: Path) -> Done:
         step = create(step_name, form)
         samples = self._samples(before, form)
-        done = step.apply(before, target, Context(samples, str(self._common["target"])))
+        done = step.apply(before, target, Context(samples, self._target))
         checked = step.check(before, target)
         found = self._agree(target, form, _runner(form)(before), compare_with="its source")
         return Done({**done.facts, **checked.facts}, (*done.findings, *checked.findings, *found))
@@ -246,12 +248,10 @@ def _fit(given: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]) -> boo
 
 
 def _eager(network: Any) -> compare.Run:
-    import torch
+    from pocketbench.compress import training
 
     def run(sample: Sample) -> compare.Arrays:
-        with torch.no_grad():
-            made = network(*(torch.from_numpy(array) for array in sample.values()))
-        return [one.numpy() for one in (made if isinstance(made, (tuple, list)) else (made,))]
+        return [one.numpy() for one in training.outputs(network, list(sample.values()))]
 
     return run
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from pocketbench.compress import compare, refit, sensitivity, training
 from pocketbench.compress.recipe import Done, NetworkContext, StepFailed
-from pocketbench.compress.sensitivity import WEIGHTED
+from pocketbench.compress.training import WEIGHTED
 
 # Kernels work on blocks of channels. Without training, whole blocks of thin layers are more than a net can do without.
 BLOCK, BLOCK_UNTRAINED = 8, 4
@@ -25,6 +25,7 @@ TRIES = 8
 # Less of what was asked for is no pruning at that share.
 LEAST = 0.5
 JUDGED = 16
+COUNTED = ("multiplications_before", "multiplications", "parameters_before", "parameters")
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Prune:
     def check(self, before: Any, after: Any, context: NetworkContext) -> Done:
         """Less arithmetic, by about what was asked for; outputs of the same shapes, which still move."""
         name = f"prune:{self._share:g}"
-        example = tuple(torch.from_numpy(one) for one in context.samples[0])
-        (macs, parameters), (macs_left, parameters_left) = size(before, example), size(after, example)
+        counted = sizes(before, after, context)
+        macs, macs_left, parameters, parameters_left = (counted[name] for name in COUNTED)
         cut = 1 - macs_left / macs if macs else 0.0
         if cut < LEAST * self._share:
             raise StepFailed(f"{name}: only {cut:.0%} of the multiplications are gone")
@@ -89,12 +90,6 @@ class Prune:
             f"parameters {1 - parameters_left / parameters:.1%} ({parameters / 1e6:.3f} to {parameters_left / 1e6:.3f} "
             "million)"
         )
-        counted = {
-            "multiplications_before": macs,
-            "multiplications": macs_left,
-            "parameters_before": parameters,
-            "parameters": parameters_left,
-        }
         return Done(counted, (told,))
 
 
@@ -102,6 +97,13 @@ def size(network: Any, example: Sequence[Any]) -> tuple[int, int]:
     """Multiplications and parameters."""
     macs, parameters = tp.utils.count_ops_and_params(copy.deepcopy(network), tuple(example))
     return int(macs), int(parameters)
+
+
+def sizes(before: Any, after: Any, context: NetworkContext) -> Mapping[str, int]:
+    """Of both, by the names of COUNTED."""
+    example = tuple(torch.from_numpy(one) for one in context.samples[0])
+    (macs, parameters), (macs_left, parameters_left) = size(before, example), size(after, example)
+    return dict(zip(COUNTED, (macs, macs_left, parameters, parameters_left), strict=True))
 
 
 def heads(network: Any, example: Sequence[Any]) -> list[str]:

@@ -63,17 +63,7 @@ class Int8:
             work = _prepared(network, example)
         except Exception as error:
             raise StepFailed(f"int8-qat: the network cannot be exported for training: {last_cause(error)}") from error
-        loss = context.functions["loss"]
-        facts = training.train(
-            work,
-            context.functions["train_batches"],
-            lambda inputs, outputs, targets: loss(outputs, targets),
-            context.say,
-            "int8-qat",
-            mode=_mode,
-            epochs=EPOCHS,
-            rate=RATE,
-        )
+        facts = training.fine_tune(work, context, "int8-qat", mode=_mode, epochs=EPOCHS, rate=RATE)
         return Trained(network, work.state_dict(), example, work), Done(facts)
 
     def check(self, before: Any, after: Any, context: NetworkContext) -> Done:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from pocketbench.compress import training
 from pocketbench.compress.recipe import Inputs
+from pocketbench.compress.training import WEIGHTED
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 SAMPLES, DRAWS = 16, 3
 # Of each layer, ranked over all of them, so much stays whatever its score.
 KEPT = 0.3
@@ -42,7 +43,7 @@ def scores(network: Any, samples: Sequence[Inputs]) -> Mapping[str, torch.Tensor
         for sample in chosen:
             with torch.enable_grad():
                 made = network(*(torch.from_numpy(one).clone().requires_grad_(True) for one in sample))
-            outputs = list(made) if isinstance(made, (tuple, list)) else [made]
+            outputs = training.listed(made)
             names = list(given)
             for draw in range(DRAWS):
                 aimed: Any = sum(
@@ -105,9 +106,7 @@ def _spread(
     found: list[list[torch.Tensor]] = []
     means: dict[str, torch.Tensor] = {}
     for sample in samples:
-        with torch.no_grad():
-            made = network(*(torch.from_numpy(one) for one in sample))
-        found.append(list(made) if isinstance(made, (tuple, list)) else [made])
+        found.append(list(training.outputs(network, sample)))
         for name, tensor in given.items():
             axes = [axis for axis in range(tensor.dim()) if axis != _axis(tensor)]
             means[name] = means.get(name, torch.zeros(())) + tensor.detach().mean(axes, keepdim=True) / len(samples)

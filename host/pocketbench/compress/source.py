@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketbench.compress.recipe import Inputs, Recipe, missing_extra
+from pocketbench.compress.recipe import Inputs, Recipe, Say, missing_extra
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload, where
 
@@ -34,6 +34,22 @@ class Network:
     def is_file(self) -> bool:
         """An .onnx file?"""
         return isinstance(self.content, Path)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a workload gives once, however many files are made of it."""
+
+    network: Network
+    samples: Sequence[Inputs]
+
+
+def read(workload: Workload, recipes: Sequence[Recipe], say: Say) -> Read:
+    """Its inputs and its network. UsageError: it lacks what a recipe needs, or gives what cannot be used."""
+    check(workload, recipes)
+    found = samples(workload)
+    say(f"{workload.path.name}: model()")
+    return Read(network(workload), found)
 
 
 def check(workload: Workload, recipes: Sequence[Recipe]) -> None:

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from pocketbench.compress import training
 from pocketbench.compress.recipe import Done, NetworkContext, StepFailed
+from pocketbench.compress.training import WEIGHTED
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 # A layer with fewer weights is left alone: it would lose much and save nothing.
 FEWEST = 256
 # The share of zeros may be off by the layers that are left alone.

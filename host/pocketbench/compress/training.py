@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from pocketbench.compress.recipe import NetworkContext, Say, StepFailed
 from pocketbench.progress import duration
 
+# Layers that are weights and arithmetic on them.
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 EPOCHS, RATE = 8, 2e-3
 WARM_UP_STEPS = 20
 SAY_EVERY_S = 10.0
@@ -24,6 +27,7 @@ def fine_tune(
     network: Any,
     context: NetworkContext,
     doing: str,
+    mode: Callable[[Any, bool], None] = lambda network, on: network.train(on) and None,
     after_step: Callable[[], None] = lambda: None,
     epochs: int = EPOCHS,
     rate: float = RATE,
@@ -36,6 +40,7 @@ def fine_tune(
         lambda inputs, outputs, targets: loss(outputs, targets),
         context.say,
         doing,
+        mode=mode,
         after_step=after_step,
         epochs=epochs,
         rate=rate,
@@ -104,6 +109,11 @@ def outputs(network: Any, inputs: Sequence[Any]) -> Outputs:
     """Of one sample."""
     with torch.no_grad():
         made = network(*(torch.as_tensor(one) for one in inputs))
+    return listed(made)
+
+
+def listed(made: Any) -> list[Any]:
+    """A network's outputs, whether it gives one or several."""
     return list(made) if isinstance(made, (tuple, list)) else [made]
 
 

@@ -154,7 +154,6 @@ def _judged(case: Case, process: Process) -> Ability:
         return Ability(*about, took, message=ended.message)
     if case.delegate_base == CPU:
         return Ability(*about, "full")
-    if placed is None or not placed.known:
+    if placed is None or placed.coverage is None:
         return Ability(*about, "unknown", adapter=placed.adapter if placed else "")
-    took = "none" if not placed.delegated else "full" if placed.delegated >= placed.nodes else "partial"
-    return Ability(*about, took, placed.nodes, placed.delegated, placed.adapter, bool(software(placed)))
+    return Ability(*about, placed.coverage, placed.nodes, placed.delegated, placed.adapter, bool(software(placed)))

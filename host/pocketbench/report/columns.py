@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pocketbench import stats
+from pocketbench.compare import paired
 from pocketbench.models import printable
 from pocketbench.plan import SCENARIO
 from pocketbench.report.findings import pareto
@@ -189,11 +189,8 @@ def _against(first: Result, result: Result) -> str:
     """How many times the latency of another row, paired by rounds where both ran in the same ones."""
     if result is first:
         return "1"
-    before, after = first.process_medians_ns(), result.process_medians_ns()
-    if first.status != "OK" or result.status != "OK" or first.device != result.device or _software(result):
+    ratio = None if _software(result) else paired(first, result)
+    if ratio is None:
         return MISSING
-    if len(before) != len(after) or not before:
-        return MISSING
-    ratio = stats.ratio_paired(before, after)
     interval = f" [{ratio.lo:.2f}, {ratio.hi:.2f}]" if ratio.lo is not None and ratio.hi is not None else ""
     return f"{ratio.value:.2f}x{interval}"

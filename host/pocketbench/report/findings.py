@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pocketbench import goal as goals
-from pocketbench import stats
+from pocketbench.compare import paired
 from pocketbench.models import printable
 from pocketbench.report.numbers import percent_points, significant
 from pocketbench.results import Result
@@ -78,10 +78,9 @@ def _size(original: Result, result: Result) -> str:
 
 
 def _time(original: Result, result: Result) -> str:
-    before, after = original.process_medians_ns(), result.process_medians_ns()
-    if original.status != "OK" or len(before) != len(after) or not before:
+    ratio = paired(original, result)
+    if ratio is None:
         return ""
-    ratio = stats.ratio_paired(before, after)
     if ratio.lo is None or ratio.hi is None or ratio.lo <= 1 <= ratio.hi:
         return "as fast as far as can be told"
     return f"{1 / ratio.value:.2f}x faster" if ratio.value < 1 else f"{ratio.value:.2f}x slower"
