@@ -144,7 +144,10 @@ def assemble(
         fidelity=tuple(fidelity) if fidelity else None,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
         plan=context.plan,
-        environment=_environment(context.device, facts, good),
+        environment={
+            **_environment(context.device, facts, good),
+            "delegate_files": {file.name: file.sha256 for file in case.setup.files},
+        },
         labels=context.labels,
     )
 

@@ -95,7 +95,10 @@ class Lane:
         self._failures: dict[str, list[Reason]] = {case.key: [] for case in self.cases}
         self._open_cases = [case for case in self.cases if case.key not in self.results]
         self._order = planning.order(
-            [case.key for case in self.cases], self.request.plan.processes, self.request.plan.seed
+            [case.key for case in self.cases],
+            self.request.plan.processes,
+            self.request.plan.seed,
+            self.request.plan.turns,
         )
 
     def run(self) -> None:
