@@ -142,6 +142,8 @@ def assemble(
         profile=_profile(profile) if profile else None,
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,
+        shapes={name: list(dims) for name, dims in case.shapes},
+        signature=case.signature,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
         plan=context.plan,
         environment={

@@ -36,7 +36,8 @@ from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session import NoSpaceOnDevice
 from pocketbench.store import lease as leases
-from pocketbench.store.store import Fence, Store
+from pocketbench.store.spool import Fence
+from pocketbench.store.store import Store
 from pocketbench.turns import Turns
 from pocketbench.wire import JobFiles
 from pocketbench_agent.runtimes import OpTime

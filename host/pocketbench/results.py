@@ -324,6 +324,9 @@ class Result:
     profile: Sequence[OpShare] | None = None
     accuracy: Accuracy | None = None
     fidelity: Sequence[Fidelity] | None = None
+    # What was asked for; what the model made of it is in its inputs.
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    signature: str | None = None
     samples_ns: Sequence[Sequence[int]] = ()
     plan: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
