@@ -148,6 +148,7 @@ def assemble(
         plan=context.plan,
         environment={
             **_environment(context.device, facts, good),
+            "model_files": {file.name: file.sha256 for file in case.model.files},
             "delegate_files": {file.name: file.sha256 for file in case.setup.files},
         },
         labels=context.labels,

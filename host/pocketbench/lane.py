@@ -387,7 +387,8 @@ class Lane:
             measured,
             profile,
         )
-        self.store.save_result(self.run_id, case.key, result, self._fence)
+        items = scored.items if isinstance(scored, Scored) else None
+        self.store.save_result(self.run_id, case.key, result, self._fence, self.request.night, items)
         self.results[case.key] = result
         if result.status != "OK":
             stage = f" in stage {result.stage}" if result.stage else ""

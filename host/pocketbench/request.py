@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pocketbench.config import devices as config
 from pocketbench.delegates import setups
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError
-from pocketbench.models import open_model, place
+from pocketbench.models import ModelFile, PlacedFile, open_model, place
 from pocketbench.plan import SCENARIO, Case, DelegateSetup, Plan, Request, check_delegate, matrix, parse_runtime
 from pocketbench.variants import Variants
 from pocketbench.workload import load as load_workload
@@ -122,30 +122,36 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def case_of(doc: Mapping[str, Any]) -> Case:
-    """A case from how the store keeps it. UsageError where a file is gone, or is another one by now."""
+def case_of(doc: Mapping[str, Any], kept: Callable[[str, str], PlacedFile] | None = None) -> Case:
+    """A case from how the store keeps it. UsageError where a file is gone, or is another one by now.
+
+    `kept` gives files by name and sha256, instead of those that lie where they lay then.
+    """
     path = Path(doc["model"]["path"])
-    model = replace(open_model(path), recipe=doc["model"].get("recipe"))
+    if kept is not None and doc["model"].get("files"):
+        model = ModelFile(path, tuple(kept(file["name"], file["sha256"]) for file in doc["model"]["files"]))
+    else:
+        model = open_model(path)
     if model.sha256 != doc["model"]["sha256"]:
         raise UsageError(f"{path}: is not the file that was measured then (its sha256 differs)")
     return Case(
         device=doc["device"],
-        model=model,
+        model=replace(model, recipe=doc["model"].get("recipe")),
         runtime=parse_runtime(doc["runtime"]),
         delegate=doc["delegate"],
         threads=doc["threads"],
         cpus=tuple(doc["cpus"]),
         shapes=tuple((name, tuple(dims)) for name, dims in doc["shapes"]),
         signature=doc["signature"],
-        setup=_setup(doc.get("setup") or {}),
+        setup=_setup(doc.get("setup") or {}, kept),
         scenario=doc.get("scenario", SCENARIO),
     )
 
 
-def _setup(doc: Mapping[str, Any]) -> DelegateSetup:
+def _setup(doc: Mapping[str, Any], kept: Callable[[str, str], PlacedFile] | None) -> DelegateSetup:
     files = []
     for told in doc.get("files", ()):
-        file = place(Path(told["path"]), told["name"], "--delegate")
+        file = kept(told["name"], told["sha256"]) if kept else place(Path(told["path"]), told["name"], "--delegate")
         if file.sha256 != told["sha256"]:
             raise UsageError(f"{file.path}: is not the library that was used then (its sha256 differs)")
         files.append(file)

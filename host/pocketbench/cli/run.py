@@ -84,7 +84,7 @@ def execute(
     paths = {case.model.sha256: str(case.model.path) for case in request.cases}
     said = [*(made.remarks if made else ()), *goal_lines(judged, options.get("goal") or "", paths)]
     shown_as = report.FORMATS[options["form"]]
-    _write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
+    write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
     if options["form"] in ("csv", "json") or options["output"]:
         for line in said:
             click.echo(line, err=True)
@@ -198,8 +198,8 @@ def check_output(path: Path | None, read: Sequence[Path | None] = ()) -> None:
         raise UsageError(f"--output {path}: cannot be written")
 
 
-def _write(text: str, path: Path | None) -> None:
-    """The report; a reader that went away (`| head`) is no error, anything else is the output's."""
+def write(text: str, path: Path | None) -> None:
+    """A report to a file or stdout; a reader that went away (`| head`) is no error, anything else is the output's."""
     if path is not None:
         try:
             path.write_text(text, encoding="utf-8")

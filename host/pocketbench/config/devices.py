@@ -101,6 +101,7 @@ class _Keys(_Strict):
     native_tools: dict[str, str] = Field(default_factory=dict)
     prepare: Prepare | None = None
     cooldown: float | Literal["auto"] | None = None
+    agent: Path | None = None
 
     @field_validator("workdir")
     @classmethod

@@ -66,7 +66,7 @@ def acknowledged(alarm: Alarm, by: str) -> Alarm:
 
 def accepted(alarm: Alarm, label: str, by: str) -> Alarm:
     """Somebody takes what is now for the baseline."""
-    return replace(alarm, state=FIXED, closed=label, by=by)
+    return replace(alarm, state=FIXED, closed=label, by=by, accepted=True)
 
 
 def _new(suite: str, label: str, finding: Finding) -> Alarm:

@@ -104,6 +104,8 @@ class Alarm:
     why: str
     closed: str | None = None
     by: str | None = None
+    # Fixed because somebody took what is now for the baseline: history goes on from there, not from before.
+    accepted: bool = False
 
 
 @dataclass(frozen=True)
