@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pocketbench.errors import UsageError
 from pocketbench.nightly.night import Night
 from pocketbench.nightly.parts import Clock
 from pocketbench.nightly.run import Interrupted, Nightly
+from pocketbench.results import Result, samples_of
 from pocketbench.store import nights
 from pocketbench.store.store import Store
 
@@ -67,7 +69,8 @@ def run_(ctx: click.Context, /, file: Path, resume: bool, **options: Any) -> Non
                 stopped = False
             except Interrupted:
                 stopped = True
-        results = list({stored.series: stored.result for stored in nightly.tonight()}.values())
+        measured = {stored.series: stored for stored in nightly.tonight()}
+        results = [_with_samples(store, stored) for stored in measured.values()]
         if not stopped:
             nights.finish(store, found.suite, label, {}, ())
     finally:
@@ -121,6 +124,11 @@ def publish(night: Night, options: Options) -> None:
     if options["junit"]:
         write(as_junit(night), options["junit"])
     write(night_text.FORMATS[options["form"]](night), options["output"])
+
+
+def _with_samples(store: Store, stored: nights.Stored) -> Result:
+    measured = store.processes(stored.run_id).get(stored.case_key, {})
+    return replace(stored.result, samples_ns=samples_of(measured))
 
 
 def _opened(file: Path, options: Options) -> tuple[suites.SuiteFile, Store]:
