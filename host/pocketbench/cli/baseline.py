@@ -81,7 +81,7 @@ def pin(suite: str, results: Sequence[str], reason: str, store: str | None, debu
 @store_option
 @click.option("--debug", is_flag=True, hidden=True)
 def accept(suite: str, ids: Sequence[str], reason: str, store: str | None, debug: bool) -> None:
-    """What is now is right: alarms, or series that improved, by ID (or 'all' alarms); their newest night is the baseline.
+    """What is now is right: alarms or series by ID (or 'all' alarms); their newest night is the baseline.
 
     All alarms of a series are accepted with it. Of a whole device (a new OS) the baselines stay as they are.
     """

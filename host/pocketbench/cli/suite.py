@@ -21,6 +21,7 @@ from pocketbench.errors import UsageError
 from pocketbench.nightly.night import Night
 from pocketbench.nightly.parts import Clock
 from pocketbench.nightly.run import Interrupted, Nightly
+from pocketbench.notify import tell
 from pocketbench.results import Result, samples_of
 from pocketbench.store import nights
 from pocketbench.store.store import Store
@@ -113,6 +114,8 @@ def nightly(ctx: click.Context, /, file: Path, label: str | None, resume: bool, 
     finally:
         store.close()
     publish(night, options)
+    for why in tell(night, found.notify):
+        click.echo(why, err=True)
     ctx.exit(night.exit_code)
 
 
@@ -121,6 +124,10 @@ def publish(night: Night, options: Options) -> None:
     from pocketbench.report import night_text
     from pocketbench.report.junit import as_junit
 
+    if options["html"]:
+        from pocketbench.report.night_html import as_html
+
+        write(as_html(night), options["html"])
     if options["junit"]:
         write(as_junit(night), options["junit"])
     write(night_text.FORMATS[options["form"]](night), options["output"])
