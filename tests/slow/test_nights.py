@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pocketbench_agent
-from tests.integration.conftest import Bench, benched
+from tests.integration.conftest import Bench, Ended, benched
 from tests.integration.nights import SLEEP_MS, Lab, Told, read, webhook
 
 NIGHTS = 30
@@ -41,17 +41,14 @@ def spiked(lab: Lab, label: str) -> Told:
     home = lab.bench.home
     lab.speed.write_text("1.15")
     reports = ("--junit", home / "j.xml", "--html", home / "n.html", "--format", "json", "--output", home / "n.json")
-    process = lab.bench.start("suite", "nightly", lab.write(), "--night", label, *reports)
-    assert process.stderr is not None and process.stdout is not None
     said = []
-    for line in process.stderr:
-        said.append(line)
-        if "2 of 2 cases" in line:
-            lab.speed.write_text("1.0")
-    process.wait()
+    with lab.bench.start("suite", "nightly", lab.write(), "--night", label, *reports) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if "2 of 2 cases" in line:
+                lab.speed.write_text("1.0")
     stdout = (home / "n.json").read_text()
-    from tests.integration.conftest import Ended
-
     return read(Ended(process.returncode, stdout, "".join(said)), home)
 
 
@@ -79,6 +76,7 @@ def test_thirty_nights(tmp_path: Path) -> None:
 
 def month(bench: Bench, seed: int) -> None:
     """Thirty nights; whatever is red or amber is accepted before the next one."""
+    bench.timeout_s = 900
     bench.environment["POCKETBENCH_ROOT"] = str(bench.home / "root")
     system(bench, "Simulated 1")
     events = drawn(seed)
@@ -97,7 +95,8 @@ def month(bench: Bench, seed: int) -> None:
             elif event == NEW_SYSTEM:
                 system(bench, "Simulated 2")
             told = spiked(lab, label) if event == SPIKE else lab.night(label)
-            where = f"seed {seed}, {label}, {event}: {told.night['alarms']} {told.night['remarks']}"
+            notes = [f"{one['title']} {one['metric']}: {one['note']}" for one in told.night["series"] if one["note"]]
+            where = f"seed {seed}, {label}, {event}: {told.night['alarms']} {told.night['remarks']} {notes}"
             red = {STEP: [("a", "latency_p50")], SLOWER_RUNTIME: [("b", "latency_p50")]}.get(event or "", [])
             amber = [("local", "os")] if event == NEW_SYSTEM else []
             assert told.alarms("red") == red, where

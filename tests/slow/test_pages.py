@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pocketbench.nightly.night import Point, SeriesNight
+from pocketbench.night import Point, SeriesNight
 from pocketbench.report.night_html import as_html
 from tests.unit.test_night_reports import EVIL, a_night
 
