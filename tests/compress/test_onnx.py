@@ -53,6 +53,17 @@ def test_a_detector_keeps_its_scores(tmp_path: Path) -> None:
     assert lost.cosine > 0.998 and set(lost.collapsed) == {3, 4, 5}, "the cosine does not show it, the channels do"
 
 
+def test_nodes_without_names_are_quantized_all_the_same(tmp_path: Path) -> None:
+    """Nodes of the tail are left out by name; an empty one would leave out every node that has none."""
+    source, target = nets.conv(tmp_path / "net.onnx"), tmp_path / "int8.onnx"
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, source)
+    onnx_quantize.Static().apply(source, target, CONTEXT)
+    onnx_quantize.Static().check(source, target)
+
+
 def test_dynamic_refuses_convolutions(tmp_path: Path) -> None:
     source = nets.conv(tmp_path / "net.onnx")
     with pytest.raises(StepFailed, match=r"2 convolutions per tensor, which destroys such nets.*use int8-static"):

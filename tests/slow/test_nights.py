@@ -85,7 +85,7 @@ def month(bench: Bench, seed: int) -> None:
             "a": {"sleep_ms": SLEEP_MS},
             "b": {"sleep_ms": 1.5 * SLEEP_MS, "versions": {"2": 1.08}},
         }
-        lab = Lab(bench, address, processes=3, models=models)
+        lab = Lab(bench, address, models=models)
         for number in range(NIGHTS):
             label, event, before = f"n{number:02}", events.get(number), len(posted)
             if event == STEP:

@@ -97,6 +97,15 @@ def load_float(path: Path) -> Any:
     return model
 
 
+def name_nodes(model: Any) -> None:
+    """Give every node a name of its own: quantizers leave nodes out by name, and an empty one means them all."""
+    taken: set[str] = set()
+    for position, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{position}_{node.output[0] if node.output else ''}"
+        taken.add(node.name)
+
+
 def tail(model: Any) -> list[str]:
     """Names of the nodes after the last weights."""
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -24,11 +24,14 @@ class Static:
     def apply(self, source: Path, target: Path, context: Context) -> Done:
         """The better of the calibrators, by the noise on samples that they have not seen."""
         model = onnx_graph.load_float(source)
+        onnx_graph.name_nodes(model)
         tail = onnx_graph.tail(model)
         activations = q.QuantType.QInt8 if context.target == "aarch64" else q.QuantType.QUInt8
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             prepared, written = Path(scratch) / "prepared.onnx", Path(scratch) / "quantized.onnx"
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            named = Path(scratch) / "named.onnx"
+            onnx.save(model, named)
+            quant_pre_process(str(named), str(prepared), skip_symbolic_shape=True)
             prepared.write_bytes(_flat_biases(onnx.load(prepared)))
 
             def quantize(calibrator: str, samples: Sequence[Sample]) -> None:
