@@ -21,6 +21,7 @@ from pocketbench_agent.rpc import agent_pb2 as pb
 LOG_TAIL_LINES = 40
 KILL_WAIT_S = 5.0
 WORKER = (sys.executable, "-m", "pocketbench_agent.worker")
+NATIVE_WORKER = (sys.executable, "-m", "pocketbench_agent.native.worker")
 
 
 class Worker:
@@ -37,7 +38,7 @@ class Worker:
         neutral = home / "empty"
         neutral.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
-            [*WORKER, str(folder)],
+            [*(NATIVE_WORKER if job.program.runtime == "native" else WORKER), str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,14 +12,14 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from pocketbench_agent import device_info, frames, inputs, loop, rounding
-from pocketbench_agent.errors import NotAvailable, StageError
+from pocketbench_agent.errors import NotAvailable, ProgramEnded, StageError
 from pocketbench_agent.framing import FramingError, frame, read_message
 from pocketbench_agent.meters import android
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -64,7 +64,12 @@ class Emitter:
 
 
 def main() -> int:
-    """Run the one job on stdin. The exit code is 0 whenever an Ended event could be written."""
+    """Run the one job on stdin."""
+    return serve(_run)
+
+
+def serve(run: Callable[[pb.Job, BinaryIO, Emitter], None]) -> int:
+    """Run the one job on stdin by `run`. The exit code is 0 whenever an Ended event could be written."""
     stdin, stdout = sys.stdin.buffer, _private_stdout()
     if len(sys.argv) > 1:
         os.chdir(sys.argv[1])
@@ -73,10 +78,13 @@ def main() -> int:
         job = read_message(stdin, pb.Job)
         if job is None:
             return 2
-        _run(job, stdin, emitter)
+        run(job, stdin, emitter)
         ended = pb.Ended(how=pb.Ended.OK)
     except NotAvailable as error:
         ended = pb.Ended(how=pb.Ended.UNAVAILABLE, stage=emitter.stage, message=str(error))
+    except ProgramEnded as error:
+        how = pb.Ended.SIGNAL if error.signal else pb.Ended.NO_OUTPUT
+        ended = pb.Ended(how=how, stage=emitter.stage, signal=error.signal, message=str(error))
     except (StageError, FramingError) as error:
         ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message=str(error))
     except MemoryError:
@@ -97,14 +105,7 @@ def _private_stdout() -> BinaryIO:
 
 def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
     emitter.begin("start")
-    if job.placement.cpus:
-        try:
-            os.sched_setaffinity(0, job.placement.cpus)
-        except (OSError, AttributeError) as error:
-            raise StageError(f"--cpus {','.join(map(str, job.placement.cpus))}: {error}") from error
-        missing = sorted(set(job.placement.cpus) - os.sched_getaffinity(0))
-        if missing:
-            raise StageError(f"--cpus: this device has no core {', '.join(map(str, missing))}")
+    pin(job.placement.cpus)
     _memory(emitter, "start")
     emitter.begin("runtime")
     program = job.program
@@ -146,6 +147,19 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
     runtime.close()
 
 
+def pin(cpus: Sequence[int]) -> None:
+    """Run on these cores alone, and what is started from here too; StageError where they cannot be had."""
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, AttributeError) as error:
+        raise StageError(f"--cpus {','.join(map(str, cpus))}: {error}") from error
+    missing = sorted(set(cpus) - os.sched_getaffinity(0))
+    if missing:
+        raise StageError(f"--cpus: this device has no core {', '.join(map(str, missing))}")
+
+
 def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Array], emitter: Emitter) -> None:
     plan = job.plan
     moves = loop.Moves(lambda: runtime.bind(arrays), runtime.run, runtime.read)
@@ -175,9 +189,9 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         return
     load_peak, reset = device_info.peak_rss_bytes(), device_info.reset_peak_rss()
     emitter.begin("timed")
-    before, cpu_before = _conditions(), time.process_time_ns()
+    before, cpu_before = conditions(), time.process_time_ns()
     timed = _timed(plan, moves)
-    cpu_after, after = time.process_time_ns(), _conditions()
+    cpu_after, after = time.process_time_ns(), conditions()
     gc.enable()
     emitter.begin("report")
     # Before the checks, whose copies are the harness's and not the model's.
@@ -205,7 +219,7 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         kept = frames.timed(pipeline, runtime, facts)
         emitter.send(samples=pb.Samples(phase="frames", run_ns=kept.run_ns, io_ns=kept.io_ns, every=1))
     emitter.begin("placement")
-    emitter.send(placed=_placed(runtime.placement()))
+    emitter.send(placed=placed_event(runtime.placement()))
 
 
 def _timed(plan: pb.Plan, moves: loop.Moves) -> loop.Lasting:
@@ -253,7 +267,7 @@ def _profile(runtime: Runtime, arrays: list[Array], emitter: Emitter) -> None:
     )
 
 
-def _conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:
+def conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:
     """What is read just before and just after the timed runs."""
     clocks = device_info.clocks()
     times = device_info.cpu_times()
@@ -381,7 +395,8 @@ def _tensor_info(info: TensorInfo) -> pb.TensorInfo:
     )
 
 
-def _placed(placement: Placement) -> pb.Placed:
+def placed_event(placement: Placement) -> pb.Placed:
+    """For the wire."""
     return pb.Placed(
         known=placement.known,
         nodes=placement.nodes,
@@ -392,6 +407,7 @@ def _placed(placement: Placement) -> pb.Placed:
         adapter=placement.adapter,
         used=placement.used,
         accelerated_by=placement.accelerated_by,
+        coverage=placement.coverage,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median, stdev
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketbench import energy_verdict, heat, scenarios, stats, verdict
 from pocketbench.energy_verdict import EnergyEvidence
-from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
+from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor, Told
 from pocketbench.plan import CPU, Case
 from pocketbench.results import (
     STATUSES,
@@ -108,13 +108,13 @@ def assemble(
         device=case.device,
         device_info=_device(context.device),
         transport=context.transport,
-        emulated=bool(context.device and context.device.emulated_by),
+        emulated=bool(context.device and context.device.emulated_by) or bool(facts and facts.emulated_by),
         attempt=max((p.attempt for p in processes), default=1),
         model=_model(case, facts),
         runtime=Runtime(
             case.runtime.name,
             facts.runtime_version if facts else case.runtime.version,
-            facts.precision if facts else None,
+            (facts.precision or None) if facts else None,
         ),
         threads=case.threads,
         cpus=case.cpus or None,
@@ -143,6 +143,7 @@ def assemble(
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
+        told_p50_ns=tuple(p50 for p in good if not len(p.run_ns) and (p50 := p.p50_ns) is not None),
         plan=context.plan,
         environment=_environment(context.device, facts, good),
         labels=context.labels,
@@ -190,8 +191,8 @@ def _unique(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
 
 def _latency(processes: Sequence[Process]) -> Latency | None:
     medians = [p50 for p in processes if (p50 := p.p50_ns) is not None]
-    if not medians:
-        return None
+    if not any(len(p.run_ns) for p in processes):
+        return _told_latency([p.told for p in processes if p.told is not None], medians)
     pooled = np.concatenate([p.run_ns for p in processes])
     centre = stats.centre(medians)
     shown: dict[str, float | None] = {}
@@ -219,6 +220,37 @@ def _latency(processes: Sequence[Process]) -> Latency | None:
     )
 
 
+def _told_latency(told: Sequence[Told], medians: Sequence[float]) -> Latency | None:
+    """Of tools that tell statistics: nothing that they do not tell, and no percentile of several processes."""
+    means = [(t.mean_ns, t.runs) for t in told if t.mean_ns is not None]
+    if not means:
+        return None
+    centre = stats.centre(medians) if medians else None
+    ends = (centre.lo, centre.hi) if centre is not None else (None, None)
+    return Latency(
+        p50=centre.value / MS if centre is not None else None,
+        ci95=None if ends[0] is None or ends[1] is None else (ends[0] / MS, ends[1] / MS),
+        mean=sum(mean * runs for mean, runs in means) / sum(runs for _, runs in means) / MS,
+        min=_least([t.min_ns for t in told], min),
+        max=_least([t.max_ns for t in told], max),
+        p90=None,
+        p90_upper=None,
+        p95=None,
+        p95_upper=None,
+        p99=None,
+        p99_upper=None,
+        stdev_within=_least([t.stdev_ns for t in told], median),
+        stdev_between=stdev(medians) / MS if len(medians) > 1 else None,
+        n=sum(t.runs for t in told),
+        processes=len(means),
+    )
+
+
+def _least(values: Sequence[float | None], of: Callable[[Sequence[float]], float]) -> float | None:
+    known = [value for value in values if value is not None]
+    return of(known) / MS if known else None
+
+
 def _io(processes: Sequence[Process]) -> Io | None:
     medians = [float(np.median(p.io_ns)) for p in processes if len(p.io_ns)]
     return Io(median(medians) / MS) if medians else None
@@ -239,7 +271,7 @@ def _frame(processes: Sequence[Process]) -> Frame | None:
 
 def _rate(latency: Latency | None, io: Io | None) -> float | None:
     """Inferences a second back to back, copies included; 'real time' is a question for the paced scenario."""
-    if latency is None or io is None or latency.p50 + io.p50 <= 0:
+    if latency is None or io is None or latency.p50 is None or latency.p50 + io.p50 <= 0:
         return None
     return 1000 / (latency.p50 + io.p50)
 
@@ -248,7 +280,8 @@ def _warm_up(processes: Sequence[Process]) -> WarmUp | None:
     warmed = [p for p in processes if p.warm_up_runs]
     if not warmed:
         return None
-    return WarmUp(sum(p.warm_up_runs for p in warmed), all(p.warm_up_steady for p in warmed))
+    judged = [p.warm_up_steady for p in warmed if p.warm_up_steady is not None]
+    return WarmUp(sum(p.warm_up_runs for p in warmed), all(judged) if judged else None)
 
 
 def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
@@ -262,14 +295,16 @@ def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
 
 def _memory(processes: Sequence[Process]) -> Memory | None:
     points: dict[str, float | None] = {}
-    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss", "graphics"):
+    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss", "graphics", "model"):
         readings = [p.reading("memory", point) for p in processes]
         points[point] = max((r.value[-1] / MB for r in readings if r is not None and r.value), default=None)
     if all(value is None for value in points.values()):
         return None
     loaded, runtime = points["loaded"], points["runtime"]
-    model = loaded - runtime if loaded is not None and runtime is not None else None
-    names = "VmRSS, peak VmHWM" + (", Pss" if points["pss"] is not None else "")
+    model = loaded - runtime if loaded is not None and runtime is not None else points["model"]
+    names = ("VmRSS, peak VmHWM" if loaded is not None else "VmHWM of the tool") + (
+        ", Pss" if points["pss"] is not None else ""
+    )
     return Memory(
         start=points["start"],
         runtime=runtime,
@@ -324,7 +359,7 @@ def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | Non
     options = dict(case.setup.options)
     if placed is None:
         return Delegate(case.delegate, options=options), None
-    known = placed.known
+    known = placed.known and not placed.stated
     made = Delegate(
         requested=case.delegate,
         used=placed.used,

@@ -15,8 +15,8 @@ from pocketbench.cli.run import check_output, content_of, execute
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
 from pocketbench.fleet import Outcome
-from pocketbench.models import open_model, place
-from pocketbench.plan import SCENARIO, Case, DelegateSetup, Plan, Request, parse_runtime
+from pocketbench.models import PlacedFile, open_model, place
+from pocketbench.plan import SCENARIO, Case, DelegateSetup, NativeTool, Plan, Request, parse_runtime
 from pocketbench.store.store import Store
 
 
@@ -105,15 +105,24 @@ def _case(doc: Mapping[str, Any]) -> Case:
         signature=doc["signature"],
         setup=_setup(doc.get("setup") or {}),
         scenario=doc.get("scenario", SCENARIO),
+        tool=_tool(doc.get("tool")),
     )
 
 
 def _setup(doc: Mapping[str, Any]) -> DelegateSetup:
+    options = tuple((name, value) for name, value in doc.get("options", ()))
+    return DelegateSetup(doc.get("base"), options, _files(doc, "--delegate", "library"))
+
+
+def _tool(doc: Mapping[str, Any] | None) -> NativeTool | None:
+    return None if doc is None else NativeTool(doc["name"], doc["path"], _files(doc, "native_tools:", "tool"))
+
+
+def _files(doc: Mapping[str, Any], option: str, kind: str) -> tuple[PlacedFile, ...]:
     files = []
     for told in doc.get("files", ()):
-        file = place(Path(told["path"]), told["name"], "--delegate")
+        file = place(Path(told["path"]), told["name"], option)
         if file.sha256 != told["sha256"]:
-            raise UsageError(f"{file.path}: is not the library that was used then (its sha256 differs)")
+            raise UsageError(f"{file.path}: is not the {kind} that was used then (its sha256 differs)")
         files.append(file)
-    options = tuple((name, value) for name, value in doc.get("options", ()))
-    return DelegateSetup(doc.get("base"), options, tuple(files))
+    return tuple(files)

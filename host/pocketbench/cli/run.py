@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from pocketbench import fleet, progress, report
+from pocketbench import fleet, native_tools, progress, report
 from pocketbench import goal as goals
 from pocketbench.cli import variants
 from pocketbench.cli.options import parse_shape
@@ -26,7 +26,7 @@ from pocketbench.delegates import setups
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError, nearest
 from pocketbench.models import open_model, place, printable
-from pocketbench.plan import SCENARIO, Plan, Request, check_delegate, matrix, parse_runtime
+from pocketbench.plan import NATIVE, SCENARIO, Case, Plan, Request, check_delegate, matrix, parse_runtime
 from pocketbench.report.findings import goal_lines
 from pocketbench.results import Result
 from pocketbench.store import lease as leases
@@ -184,7 +184,7 @@ def make_request(
         for name in names
     ]
     request = Request(
-        cases=tuple(case for of_device in cases for case in of_device),
+        cases=tuple(_with_tool(case, entries) for of_device in cases for case in of_device),
         plan=plan,
         inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
         workload=str(options["workload"].absolute()) if options["workload"] else None,
@@ -192,6 +192,13 @@ def make_request(
         labels=labels,
     )
     return request, made
+
+
+def _with_tool(case: Case, entries: Mapping[str, config.DeviceEntry]) -> Case:
+    if case.runtime.name != NATIVE:
+        return case
+    tool = native_tools.choose(case.device, entries[case.device], case.model.suffix, case.delegate_base)
+    return replace(case, tool=tool)
 
 
 def content_of(paths: Sequence[Path | None]) -> str:

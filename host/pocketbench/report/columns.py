@@ -124,6 +124,8 @@ def _p50(result: Result) -> str:
     latency = result.latency_ms
     if latency is None:
         return MISSING
+    if latency.p50 is None:
+        return f"mean {significant(latency.mean)}"
     interval = f" [{significant(latency.ci95[0])}, {significant(latency.ci95[1])}]" if latency.ci95 else ""
     return significant(latency.p50) + interval
 
