@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
-from pocketbench import energy_verdict, heat, scenarios, stats, verdict
+from pocketbench import energy_verdict, heat, latencies, scenarios, stats, verdict
 from pocketbench.energy_verdict import EnergyEvidence
-from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor, Told
+from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
 from pocketbench.results import (
     STATUSES,
@@ -70,7 +70,7 @@ def assemble(
     processes of what it was compressed from.
     """
     good = [p for p in processes if p.ended.how == "ok"]
-    latency = _latency(good)
+    latency = latencies.latency(good)
     ends = [found for p in processes if (found := _failure(p.ended)) is not None]
     reasons = [*(reason for _, reason in ends), *failures]
     statuses = [status for status, _ in ends] + [STATUS_OF[reason.code] for reason in failures]
@@ -123,8 +123,10 @@ def assemble(
         status=_worst(statuses),
         stage=failed.ended.stage if failed else None,
         reasons=_unique(reasons),
-        load_ms=_median([p.load_ns for p in good], MS),
-        first_inference_ms=_median([p.first_ns for p in good], MS),
+        load_ms=_median([p.load_ns for p in good if not _compiled(p)], MS),
+        first_inference_ms=_median([p.first_ns for p in good if not _compiled(p)], MS),
+        cold_load_ms=_median([p.load_ns for p in good if _compiled(p)], MS),
+        cold_first_inference_ms=_median([p.first_ns for p in good if _compiled(p)], MS),
         warm_up=_warm_up(good),
         latency_ms=latency,
         io_ms=_io(good),
@@ -187,68 +189,6 @@ def _worst(statuses: Sequence[str]) -> str:
 
 def _unique(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
     return tuple({(r.code, r.message): r for r in reasons}.values())
-
-
-def _latency(processes: Sequence[Process]) -> Latency | None:
-    medians = [p50 for p in processes if (p50 := p.p50_ns) is not None]
-    if not any(len(p.run_ns) for p in processes):
-        return _told_latency([p.told for p in processes if p.told is not None], medians)
-    pooled = np.concatenate([p.run_ns for p in processes])
-    centre = stats.centre(medians)
-    shown: dict[str, float | None] = {}
-    for percent in (90, 95, 99):
-        found = stats.percentile(pooled, percent)
-        trusted = found is not None and found.upper <= verdict.THRESHOLDS["percentile_bound"] * found.value
-        shown[f"p{percent}"] = found.value / MS if found and trusted else None
-        shown[f"p{percent}_upper"] = found.upper / MS if found and trusted else None
-    return Latency(
-        p50=centre.value / MS,
-        ci95=None if centre.lo is None or centre.hi is None else (centre.lo / MS, centre.hi / MS),
-        mean=float(pooled.mean()) / MS,
-        min=int(pooled.min()) / MS,
-        max=int(pooled.max()) / MS,
-        p90=shown["p90"],
-        p90_upper=shown["p90_upper"],
-        p95=shown["p95"],
-        p95_upper=shown["p95_upper"],
-        p99=shown["p99"],
-        p99_upper=shown["p99_upper"],
-        stdev_within=median(float(p.run_ns.std()) for p in processes if len(p.run_ns)) / MS,
-        stdev_between=stdev(medians) / MS if len(medians) > 1 else None,
-        n=len(pooled),
-        processes=len(medians),
-    )
-
-
-def _told_latency(told: Sequence[Told], medians: Sequence[float]) -> Latency | None:
-    """Of tools that tell statistics: nothing that they do not tell, and no percentile of several processes."""
-    means = [(t.mean_ns, t.runs) for t in told if t.mean_ns is not None]
-    if not means:
-        return None
-    centre = stats.centre(medians) if medians else None
-    ends = (centre.lo, centre.hi) if centre is not None else (None, None)
-    return Latency(
-        p50=centre.value / MS if centre is not None else None,
-        ci95=None if ends[0] is None or ends[1] is None else (ends[0] / MS, ends[1] / MS),
-        mean=sum(mean * runs for mean, runs in means) / sum(runs for _, runs in means) / MS,
-        min=_least([t.min_ns for t in told], min),
-        max=_least([t.max_ns for t in told], max),
-        p90=None,
-        p90_upper=None,
-        p95=None,
-        p95_upper=None,
-        p99=None,
-        p99_upper=None,
-        stdev_within=_least([t.stdev_ns for t in told], median),
-        stdev_between=stdev(medians) / MS if len(medians) > 1 else None,
-        n=sum(t.runs for t in told),
-        processes=len(means),
-    )
-
-
-def _least(values: Sequence[float | None], of: Callable[[Sequence[float]], float]) -> float | None:
-    known = [value for value in values if value is not None]
-    return of(known) / MS if known else None
 
 
 def _io(processes: Sequence[Process]) -> Io | None:
@@ -347,6 +287,12 @@ def _counted_khz(process: Process, source: str) -> float | None:
     if cycles is None or clocked is None or not cycles.change or not clocked.change:
         return None
     return cycles.change / clocked.change if cycles.change > 0 and clocked.change > 0 else None
+
+
+def _compiled(process: Process) -> bool:
+    """Did it begin with an empty cache of compiled programs, and leave some there?"""
+    kept = process.reading("programs", "kept")
+    return kept is not None and len(kept.value) == 2 and kept.value[0] == 0 < kept.value[1]
 
 
 def _median(values: Sequence[int | None], unit: float) -> float | None:

@@ -309,6 +309,9 @@ class Result:
     reasons: Sequence[Reason]
     load_ms: float | None = None
     first_inference_ms: float | None = None
+    # Of the process that compiled, where a delegate keeps its programs: those above have them ready then.
+    cold_load_ms: float | None = None
+    cold_first_inference_ms: float | None = None
     warm_up: WarmUp | None = None
     latency_ms: Latency | None = None
     io_ms: Io | None = None

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pocketbench_agent import libraries
+from pocketbench_agent.emitter import Emitter, serve
 from pocketbench_agent.errors import NotAvailable, ProgramEnded, StageError
 from pocketbench_agent.native import Ask, Statistics, Told, Tool, emulated_by, tool
 from pocketbench_agent.rpc import agent_pb2 as pb
-from pocketbench_agent.worker import Emitter, conditions, pin, placed_event, serve
+from pocketbench_agent.worker import conditions, options_of, pin, placed_event
 
 LOOK_S = 0.05
 # A tool that prints without end is ended by the deadline, and must not take the memory until then.
@@ -89,7 +90,7 @@ def _ask(job: pb.Job, scratch: Path) -> Ask:
         model=Path(job.files[0].path).absolute(),
         scratch=scratch,
         delegate=program.delegate or "cpu",
-        options=dict(program.options),
+        options=options_of(program),
         library=libraries_sent[0] if libraries_sent else None,
         signature=program.signature,
         shapes={name: tuple(shape.dims) for name, shape in program.shapes.items()},

@@ -79,6 +79,7 @@ def _csv_cells(r: Result) -> dict[str, object]:
         "reasons": " ".join(reason.code for reason in r.reasons),
         "load_ms": r.load_ms,
         "first_inference_ms": r.first_inference_ms,
+        "cold_load_ms": r.cold_load_ms,
         "p50_ms": latency and latency.p50,
         "p50_lo_ms": p50_lo,
         "p50_hi_ms": p50_hi,

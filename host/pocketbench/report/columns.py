@@ -99,6 +99,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
         Column("scenario", lambda r: r.scenario, right=False) if several["scenario"] else None,
         Column("size MB", lambda r: f"{r.model.bytes / 1e6:.2f}"),
+        Column("cold load ms", lambda r: _number(r.cold_load_ms)) if any(r.cold_load_ms for r in results) else None,
         Column("load ms", lambda r: _number(r.load_ms)),
         Column("first ms", lambda r: _number(r.first_inference_ms)),
         Column("p50 ms [95 %]", _p50),
