@@ -144,10 +144,16 @@ def assemble(
         profile=_profile(profile) if profile else None,
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,
+        shapes={name: list(dims) for name, dims in case.shapes},
+        signature=case.signature,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
         told_p50_ns=tuple(p50 for p in good if not len(p.run_ns) and (p50 := p.p50_ns) is not None),
         plan=context.plan,
-        environment=_environment(context.device, facts, good),
+        environment={
+            **_environment(context.device, facts, good),
+            "model_files": {file.name: file.sha256 for file in case.model.files},
+            "delegate_files": {file.name: file.sha256 for file in case.setup.files},
+        },
         labels=context.labels,
     )
 

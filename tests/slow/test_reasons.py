@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def waits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subpro
             process.communicate()
 
 
-def _start(bench: Bench, told: dict[str, object], *more: object) -> subprocess.Popen[str]:
+def _start(bench: Bench, told: dict[str, Any], *more: object) -> subprocess.Popen[str]:
     return bench.start("--device", "local", "--model", bench.null(**told), *(more or QUICK), "--format", "json")
 
 

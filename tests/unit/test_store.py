@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from pocketbench import report
 from pocketbench.assemble import Context, assemble
@@ -22,7 +23,7 @@ from pocketbench.errors import StoreError, UsageError
 from pocketbench.measurement import Ended, Process
 from pocketbench.plan import Plan, Request
 from pocketbench.results import DeviceFacts, Result, Runtime
-from pocketbench.store import codec, store
+from pocketbench.store import codec, engine, spool, store
 from pocketbench.store.store import Store, request_doc
 from tests.unit import facts
 
@@ -41,26 +42,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "results.db"
 
 
-@pytest.fixture
-def opened(path: Path) -> Iterator[Store]:
-    made = Store(str(path))
-    yield made
-    made.close()
-
-
 def new_run(opened: Store, request: Request = REQUEST) -> str:
     return opened.create_run(request, request_doc(request))
 
 
-def rows(path: Path, table: str) -> int:
-    with sqlite3.connect(path) as connection:
-        count = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-    connection.close()
-    return int(count)
+def rows(opened: Store, table: str) -> int:
+    with opened.database.reading() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
 
 
 def spooled() -> list[Path]:
-    return sorted(store.spool_folder().glob("*")) if store.spool_folder().is_dir() else []
+    return sorted(spool.folder().glob("*")) if spool.folder().is_dir() else []
 
 
 def same(a: Process, b: Process) -> bool:
@@ -98,19 +90,19 @@ def test_a_run_keeps_what_was_asked(opened: Store) -> None:
         opened.run_request("2")
 
 
-def test_saving_twice_stores_once(opened: Store, path: Path) -> None:
+def test_saving_twice_stores_once(opened: Store) -> None:
     run_id = new_run(opened)
     for _ in range(2):
         opened.save_process(run_id, "key", facts.process())
         opened.save_result(run_id, "key", facts.result())
-    assert (rows(path, "process"), rows(path, "sample"), rows(path, "result")) == (1, 3, 1)
-    metrics = rows(path, "metric")
+    assert (rows(opened, "process"), rows(opened, "sample"), rows(opened, "result")) == (1, 3, 1)
+    metrics = rows(opened, "metric")
     opened.save_process(run_id, "key", facts.process(level_ms=99))
     assert same(opened.processes(run_id)["key"][0], facts.process())
-    assert rows(path, "metric") == metrics == 4
+    assert rows(opened, "metric") == metrics == 4
 
 
-def test_a_second_result_of_a_case_changes_nothing(opened: Store, path: Path) -> None:
+def test_a_second_result_of_a_case_changes_nothing(opened: Store) -> None:
     run_id = new_run(opened)
     opened.save_result(run_id, "key", facts.result())
     opened.save_result(run_id, "key", facts.result(id="other", status="FAILED"))
@@ -118,11 +110,11 @@ def test_a_second_result_of_a_case_changes_nothing(opened: Store, path: Path) ->
     assert spooled() == []
 
 
-def test_metrics_have_their_intervals(opened: Store, path: Path) -> None:
+def test_metrics_have_their_intervals(opened: Store) -> None:
     opened.save_result(new_run(opened), "key", facts.result(load_ms=None))
-    with sqlite3.connect(path) as connection:
-        found = connection.execute("SELECT name, unit, direction, value, lo, hi FROM metric ORDER BY name").fetchall()
-    connection.close()
+    query = "SELECT name, unit, direction, value, lo, hi FROM metric ORDER BY name"
+    with opened.database.reading() as connection:
+        found = connection.execute(text(query)).all()
     assert found == [
         ("first_inference", "ms", -1, 15.25, None, None),
         ("latency_p50", "ms", -1, 10.0, 9.8, 10.2),
@@ -162,7 +154,8 @@ def test_history_is_newest_first(opened: Store, monkeypatch: pytest.MonkeyPatch)
     for number, moment in enumerate(("2026-01-02", "2026-01-03", "2026-01-01")):
         at(monkeypatch, f"{moment}T00:00:00.000Z")
         run_id = new_run(opened)
-        opened.save_result(run_id, "key", facts.result(id=f"r{number}", device=f"d{number % 2}"))
+        model = replace(facts.result().model, name="other" if number == 2 else "net")
+        opened.save_result(run_id, "key", facts.result(id=f"r{number}", device=f"d{number % 2}", model=model))
     assert [(row[0][:10], row[2].id) for row in opened.history(None, None, 10)] == [
         ("2026-01-03", "r1"),
         ("2026-01-02", "r0"),
@@ -170,7 +163,25 @@ def test_history_is_newest_first(opened: Store, monkeypatch: pytest.MonkeyPatch)
     ]
     assert [row[2].id for row in opened.history("d0", None, 10)] == ["r0", "r2"]
     assert [row[2].id for row in opened.history(None, "net", 1)] == ["r1"]
-    assert opened.history(None, "other", 10) == []
+    assert opened.history(None, "none", 10) == []
+
+
+def test_a_clock_that_was_moved_back(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later result of a series stays the later one; others have nothing to do with it."""
+    moments = ("2026-01-02T05:00:00.000Z", "2026-01-02T04:00:00.000Z", "2026-01-02T04:10:00.000Z")
+    for number, moment in enumerate(moments):
+        at(monkeypatch, moment)
+        opened.save_result(new_run(opened), "key", facts.result(id=f"r{number}"))
+    opened.save_result(new_run(opened), "key", facts.result(id="elsewhere", device="d2"))
+    at(monkeypatch, "2026-01-02T06:00:00.000Z")
+    opened.save_result(new_run(opened), "key", facts.result(id="r3"))
+    assert [(row[0][11:23], row[2].id) for row in opened.history(None, None, 10)] == [
+        ("06:00:00.000", "r3"),
+        ("05:00:00.002", "r2"),
+        ("05:00:00.001", "r1"),
+        ("05:00:00.000", "r0"),
+        ("04:10:00.000", "elsewhere"),
+    ]
 
 
 def test_the_newest_unfinished_run_of_the_same_plan_is_resumed(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +207,7 @@ def test_the_spread_between_sessions_is_known_from_five_on(opened: Store) -> Non
     p50s = [10.0, 10.3, 9.9, 10.1, 10.4]
     for number, p50 in enumerate(p50s):
         assert opened.session_spread(facts.result()) == (store.UNKNOWN_SPREAD, False)
-        opened.save_result(new_run(opened), "key", facts.result(id=str(number), latency_ms=facts.timing(p50)))
+        opened.save_result(new_run(opened), "key", facts.result(id=f"s{number}", latency_ms=facts.timing(p50)))
     spread, known = opened.session_spread(facts.result())
     assert known and spread == pytest.approx(stdev(map(log, p50s)))
 
@@ -217,19 +228,12 @@ def test_other_cases_do_not_count_for_the_spread(opened: Store, changes: dict[st
     assert opened.session_spread(facts.result()) == (store.UNKNOWN_SPREAD, False)
 
 
-def test_a_newer_schema_is_refused(path: Path) -> None:
-    Store(str(path)).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE meta SET value = '2'")
-    connection.close()
-    with pytest.raises(StoreError, match=r"has schema 2, this version knows 1: update pocketbench"):
-        Store(str(path))
-
-
 @pytest.mark.parametrize("data", [b"this is no database, by far" * 50, b"SQLite format 3\0" + b"\xff" * 4000])
 def test_a_corrupt_file_is_a_store_error(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    with pytest.raises(StoreError, match=r"results\.db cannot be opened: .*; --store names another"):
+    with pytest.raises(
+        StoreError, match=r"results\.db cannot be opened: .*put back a copy of the file; --store names another"
+    ):
         Store(str(path))
     assert path.read_bytes() == data
 
@@ -250,7 +254,7 @@ def test_the_default_store_is_in_the_users_data_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, str, sqlite3.Connection]]:
     """A store with a run, and somebody else in the middle of a transaction."""
-    monkeypatch.setattr(store, "BUSY_MS", 50)
+    monkeypatch.setattr(engine, "BUSY_MS", 50)
     opened = Store(str(path))
     run_id = new_run(opened)
     other = sqlite3.connect(path, isolation_level=None)
@@ -265,15 +269,15 @@ def test_a_locked_database_spools_and_replays_once(locked: tuple[Store, str, sql
     opened.save_process(run_id, "key", facts.process())
     opened.save_result(run_id, "key", facts.result())
     assert len(spooled()) == 2
-    assert rows(path, "process") == 0
+    assert rows(opened, "process") == 0
     other.execute("ROLLBACK")
     for _ in range(2):
         again = Store(str(path))
         assert same(again.processes(run_id)["key"][0], facts.process())
         assert again.results(run_id)["key"].id == facts.result().id
+        assert (rows(again, "process"), rows(again, "sample"), rows(again, "result")) == (1, 3, 1)
         again.close()
         assert spooled() == []
-    assert (rows(path, "process"), rows(path, "sample"), rows(path, "result")) == (1, 3, 1)
 
 
 def test_what_is_spooled_waits_for_its_own_store(locked: tuple[Store, str, sqlite3.Connection], tmp_path: Path) -> None:
@@ -284,9 +288,10 @@ def test_what_is_spooled_waits_for_its_own_store(locked: tuple[Store, str, sqlit
         # The same run there: only the spool's own address tells the stores apart.
         connection.execute("INSERT INTO run VALUES (?, 'then', NULL, 'host', '1', 'digest', '{}')", (run_id,))
     connection.close()
-    Store(str(tmp_path / "another.db")).close()
+    another = Store(str(tmp_path / "another.db"))
     assert len(spooled()) == 1
-    assert rows(tmp_path / "another.db", "process") == 0
+    assert rows(another, "process") == 0
+    another.close()
 
 
 def test_a_run_cannot_begin_in_a_locked_database(locked: tuple[Store, str, sqlite3.Connection]) -> None:
@@ -316,19 +321,18 @@ def test_neither_store_nor_spool_is_a_store_error(
 )
 def test_a_spooled_file_that_fits_nothing_does_not_close_the_store(path: Path, text: str) -> None:
     Store(str(path)).close()
-    store.spool_folder().mkdir(parents=True)
-    (store.spool_folder() / "bad.json").write_text(text.replace("URL", f"sqlite:///{path}"))
+    spool.folder().mkdir(parents=True)
+    (spool.folder() / "bad.json").write_text(text.replace("URL", f"sqlite:///{path}"))
     opened = Store(str(path))
     assert opened.history(None, None, 1) == []
     opened.close()
 
 
-def test_samples_of_an_unknown_codec_are_a_store_error(opened: Store, path: Path) -> None:
+def test_samples_of_an_unknown_codec_are_a_store_error(opened: Store) -> None:
     run_id = new_run(opened)
     opened.save_process(run_id, "key", facts.process())
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE sample SET codec = 'zstd9'")
-    connection.close()
+    with opened.database.writing() as connection:
+        connection.execute(text("UPDATE sample SET codec = 'zstd9'"))
     with pytest.raises(StoreError, match=r"'zstd9'.*update pocketbench"):
         opened.processes(run_id)
 

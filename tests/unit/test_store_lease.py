@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import pytest
 
 from pocketbench.errors import DeviceBusy, StoreError
 from pocketbench.plan import Plan, Request
-from pocketbench.store import lease, store
+from pocketbench.store import engine, lease
 from pocketbench.store.lease import Lease
-from pocketbench.store.store import Fence, Store, request_doc
+from pocketbench.store.spool import Fence
+from pocketbench.store.store import Store, request_doc
 from tests.unit import facts
 
 CONTENDER = """
@@ -45,14 +46,6 @@ while taken < 5 and time.monotonic() < end:
     lease.release(opened, held)
 opened.close()
 """
-
-
-@pytest.fixture
-def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    made = Store(str(tmp_path / "results.db"))
-    yield made
-    made.close()
 
 
 def elsewhere(name: str) -> str:
@@ -170,15 +163,15 @@ def test_the_owner_says_who_where_and_which_process(monkeypatch: pytest.MonkeyPa
     assert lease.owner() == f"{getpass.getuser()}@{socket.gethostname()} (process {os.getpid()})"
 
 
-def test_epochs_outlive_the_store(tmp_path: Path, opened: Store) -> None:
+def test_epochs_outlive_the_store(url: str, opened: Store) -> None:
     lease.release(opened, lease.take(opened, "pi5", elsewhere("ann")))
-    again = Store(str(tmp_path / "results.db"))
+    again = Store(url)
     assert lease.take(again, "pi5", elsewhere("bob")).epoch == 2
     again.close()
 
 
 def test_a_locked_store_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY_MS", 50)
+    monkeypatch.setattr(engine, "BUSY_MS", 50)
     opened = Store(str(tmp_path / "results.db"))
     other = sqlite3.connect(tmp_path / "results.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -190,8 +183,8 @@ def test_a_locked_store_is_a_store_error(tmp_path: Path, monkeypatch: pytest.Mon
         opened.close()
 
 
-def test_processes_that_contend_never_hold_it_together(opened: Store, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", CONTENDER, str(tmp_path / "results.db"), str(tmp_path / "marker")]
+def test_processes_that_contend_never_hold_it_together(opened: Store, url: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CONTENDER, url, str(tmp_path / "marker")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     epochs: list[int] = []
     for process in running:

@@ -14,7 +14,6 @@ from getpass import getuser
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pocketbench.errors import DeviceBusy, StoreError
 from pocketbench.store import schema
@@ -44,10 +43,9 @@ def owner() -> str:
 def take(store: Store, device: str, who: str) -> Lease:
     """Take a free, ended or orphaned lease; DeviceBusy says by whom and until when."""
     table, now = schema.lease, time.time()
-    with store.transaction() as connection:
-        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    with store.database.writing() as connection:
         fresh = {"device": device, "owner": "", "epoch": 0, "expires_s": 0.0}
-        connection.execute(make(table).on_conflict_do_nothing(), [fresh])
+        connection.execute(store.database.insert(table).on_conflict_do_nothing(), [fresh])
         row = connection.execute(select(table).where(table.c.device == device)).one()
         holder = _holder(row)
         if holder is not None:
@@ -67,7 +65,7 @@ def take(store: Store, device: str, who: str) -> Lease:
 def held(store: Store, device: str) -> str | None:
     """Who has the device and until when, or None."""
     table = schema.lease
-    with store.transaction() as connection:
+    with store.database.writing() as connection:
         row = connection.execute(select(table).where(table.c.device == device)).one_or_none()
     return None if row is None else _holder(row)
 
@@ -105,7 +103,7 @@ def _holder(row: Any) -> str | None:
 def renew(store: Store, lease: Lease) -> bool:
     """Prolong by 90 s; False where it is no longer ours."""
     table = schema.lease
-    with store.transaction() as connection:
+    with store.database.writing() as connection:
         done = connection.execute(
             update(table)
             .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)
@@ -117,7 +115,7 @@ def renew(store: Store, lease: Lease) -> bool:
 def release(store: Store, lease: Lease) -> None:
     """Give it back, if it is still ours."""
     table = schema.lease
-    with store.transaction() as connection:
+    with store.database.writing() as connection:
         connection.execute(
             update(table)
             .where(table.c.device == lease.device, table.c.epoch == lease.epoch, table.c.owner == lease.owner)

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData()
 
@@ -75,9 +75,14 @@ result = Table(
     Column("threads", Integer, nullable=False),
     Column("status", String(20), nullable=False),
     Column("doc", JSON, nullable=False),
+    # '' only until the next opening: rows of hosts that were still running an older version.
+    Column("series", String(40), nullable=False, server_default=""),
+    Column("night", String(120)),
     # The idempotency key: a result that is sent twice is stored once.
     UniqueConstraint("run_id", "case_key"),
     Index("result_series", "device", "model_name", "created_utc"),
+    Index("result_by_series", "series", "created_utc"),
+    Index("result_by_night", "night"),
 )
 
 metric = Table(
@@ -99,4 +104,49 @@ lease = Table(
     Column("owner", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires_s", Float, nullable=False),
+)
+
+# id: "<suite>/<label>".
+night = Table(
+    "night",
+    metadata,
+    Column("id", String(120), primary_key=True),
+    Column("suite", Text, nullable=False),
+    Column("label", String(40), nullable=False),
+    Column("created_utc", String(40), nullable=False),
+    Column("finished_utc", String(40)),
+    Column("state", JSON, nullable=False),
+    Index("night_of_suite", "suite", "label"),
+)
+
+# The newest of a suite's series is in force.
+baseline = Table(
+    "baseline",
+    metadata,
+    Column("suite", Text, primary_key=True),
+    Column("series", String(40), primary_key=True),
+    Column("created_utc", String(40), primary_key=True),
+    Column("result_id", ForeignKey("result.id", ondelete="RESTRICT"), nullable=False),
+    Column("pinned_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("baseline_of_result", "result_id"),
+)
+
+# series null: the device's own; state: open, acknowledged, fixed; color: red, amber; opened, closed: labels of nights.
+alarm = Table(
+    "alarm",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("suite", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("series", String(40)),
+    Column("metric", String(60), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("color", String(10), nullable=False),
+    Column("opened", String(40), nullable=False),
+    Column("closed", String(40)),
+    Column("by", Text),
+    Column("effect", Float, nullable=False),
+    Column("doc", JSON, nullable=False),
+    Index("alarm_of_suite", "suite", "state"),
 )

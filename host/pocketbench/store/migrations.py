@@ -1,0 +1,157 @@
+"""From an older schema to today's, forward only, in one transaction under a lock.
+
+Each step says in literal SQL what it does, which SQLite and PostgreSQL both take: a step may not change any more once
+somebody's store has taken it, whatever becomes of schema.py. An SQLite file is copied before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, bindparam, insert, inspect, select, text, update
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from pocketbench.errors import StoreError
+from pocketbench.series import series_of_doc
+from pocketbench.store import schema
+from pocketbench.store.engine import Database
+
+# Two hosts that open a store at once: the other one waits as long as a large store takes.
+PATIENCE_S = 120.0
+# Of our lock in PostgreSQL, among those of others in the same database; any number that is always the same.
+LOCK = 0x706F636B6574
+CHUNK = 1000
+
+
+def migrate(database: Database) -> None:
+    """Make the tables, or bring them up to date. StoreError: newer, not ours, or the copy cannot be made."""
+    with database.reader.connect() as connection:
+        found = _version(connection, database)
+        if database.path is not None:
+            # It stays so. Only now: a file that is refused is not touched.
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        if found == schema.VERSION and not _unnamed(connection):
+            return
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            _migrate(database)
+            return
+        except OperationalError as error:
+            # Another host at the same work makes this one wait.
+            if time.monotonic() > end or not any(word in str(error.orig) for word in ("locked", "lock timeout")):
+                raise
+
+
+def _migrate(database: Database) -> None:
+    with database.turn, database.writer.begin() as connection:
+        if database.path is None:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        found = _version(connection, database)
+        if found is None:
+            schema.metadata.create_all(connection)
+            connection.execute(insert(schema.meta), [{"key": "schema", "value": str(schema.VERSION)}])
+            return
+        if found < schema.VERSION and database.path is not None:
+            # By another connection: this one is inside the transaction that keeps everybody else from writing.
+            _copy(database, database.path, found)
+        for version in range(found + 1, schema.VERSION + 1):
+            STEPS[version](connection)
+        if _unnamed(connection):
+            name_series(connection)
+        connection.execute(update(schema.meta).where(schema.meta.c.key == "schema").values(value=str(schema.VERSION)))
+
+
+def _version(connection: Connection, database: Database) -> int | None:
+    """None where there is nothing yet. StoreError: newer, or somebody else's."""
+    found_in = inspect(connection)
+    if not found_in.has_table(schema.meta.name):
+        others = found_in.get_table_names() if database.path is not None else ()
+        if others:
+            raise StoreError(
+                f"{database.name} is a database of something else (it has a table {others[0]}): name another file"
+            )
+        return None
+    known = {column["name"] for column in found_in.get_columns(schema.meta.name)}
+    query = select(schema.meta.c.value).where(schema.meta.c.key == "schema")
+    found = connection.execute(query).scalar() if known == {"key", "value"} else None
+    if found is None or not found.isdigit() or int(found) < 1:
+        raise StoreError(f"{database.name} has a table 'meta' that is not ours: name another store")
+    if int(found) > schema.VERSION:
+        raise StoreError(
+            f"the store {database.name} has schema {found}, this version knows {schema.VERSION}: "
+            "update pocketbench, or name another with --store; nothing was changed"
+        )
+    return int(found)
+
+
+def _copy(database: Database, path: Path, version: int) -> None:
+    """A whole, compact database beside it."""
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    copy = path.with_name(f"{path.name}.schema{version}-{moment}")
+    try:
+        with database.reader.connect() as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(copy),))
+    except SQLAlchemyError as error:
+        with suppress(OSError):
+            copy.unlink()
+        raise StoreError(
+            f"the store {path} is of an older version, and the copy that is made before it is changed failed "
+            f"({database.cause(error)}): make room for {path.stat().st_size / 1e6:.0f} MB there; nothing was changed"
+        ) from error
+
+
+def _unnamed(connection: Connection) -> bool:
+    """Are there results without a series? Hosts that still run an older version write such."""
+    table = schema.result
+    return connection.execute(select(table.c.id).where(table.c.series == "").limit(1)).first() is not None
+
+
+def name_series(connection: Connection) -> None:
+    """Give results without a series theirs, by their documents and what their runs were asked for."""
+    result, run = schema.result, schema.run
+    query = select(result.c.id, result.c.run_id, result.c.case_key, result.c.doc).where(result.c.series == "")
+    change = update(result).where(result.c.id == bindparam("which")).values(series=bindparam("name"))
+    while rows := connection.execute(query.limit(CHUNK)).all():
+        runs = select(run.c.id, run.c.request).where(run.c.id.in_({row.run_id for row in rows}))
+        asked = {
+            (row.id, case["key"]): case for row in connection.execute(runs) for case in row.request.get("cases", ())
+        }
+        names = [
+            {"which": row.id, "name": series_of_doc(row.doc, asked.get((row.run_id, row.case_key), {}))} for row in rows
+        ]
+        connection.execute(change, names)
+
+
+def _to_2(connection: Connection) -> None:
+    """Series and nights."""
+    for statement in (
+        "ALTER TABLE result ADD COLUMN series VARCHAR(40) DEFAULT '' NOT NULL",
+        "ALTER TABLE result ADD COLUMN night VARCHAR(120)",
+        "CREATE INDEX result_by_series ON result (series, created_utc)",
+        "CREATE INDEX result_by_night ON result (night)",
+        """CREATE TABLE night (
+            id VARCHAR(120) NOT NULL, suite TEXT NOT NULL, label VARCHAR(40) NOT NULL,
+            created_utc VARCHAR(40) NOT NULL, finished_utc VARCHAR(40), state JSON NOT NULL, PRIMARY KEY (id))""",
+        "CREATE INDEX night_of_suite ON night (suite, label)",
+        """CREATE TABLE baseline (
+            suite TEXT NOT NULL, series VARCHAR(40) NOT NULL, created_utc VARCHAR(40) NOT NULL,
+            result_id VARCHAR(40) NOT NULL, pinned_by TEXT NOT NULL, reason TEXT NOT NULL,
+            PRIMARY KEY (suite, series, created_utc),
+            FOREIGN KEY (result_id) REFERENCES result (id) ON DELETE RESTRICT)""",
+        "CREATE INDEX baseline_of_result ON baseline (result_id)",
+        """CREATE TABLE alarm (
+            id VARCHAR(40) NOT NULL, suite TEXT NOT NULL, device TEXT NOT NULL, series VARCHAR(40),
+            metric VARCHAR(60) NOT NULL, state VARCHAR(20) NOT NULL, color VARCHAR(10) NOT NULL,
+            opened VARCHAR(40) NOT NULL, closed VARCHAR(40), "by" TEXT, effect FLOAT NOT NULL, doc JSON NOT NULL,
+            PRIMARY KEY (id))""",
+        "CREATE INDEX alarm_of_suite ON alarm (suite, state)",
+    ):
+        connection.execute(text(statement))
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_2}

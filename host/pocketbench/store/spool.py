@@ -1,0 +1,118 @@
+"""Rows into the database, or onto disk until it is back."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from sqlalchemy import Table, select
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from pocketbench.errors import StoreError, UsageError, overtaken
+from pocketbench.series import series_of_doc
+from pocketbench.store import engine, schema
+from pocketbench.store.engine import Database
+
+Row = dict[str, Any]
+# A device's name in the lease table, and the epoch that its lease must still have for rows to be stored.
+Fence = tuple[str, int]
+Rows = Sequence[tuple[Table, Sequence[Row]]]
+
+
+def folder() -> Path:
+    """Where rows wait that the database could not take."""
+    return Path(platformdirs.user_state_dir("pocketbench")) / "spool"
+
+
+def write(database: Database, rows: Rows, fence: Fence | None) -> None:
+    """Store rows, or spool them. DeviceBusy where the fence fell; StoreError where neither could be done."""
+    try:
+        _insert(database, rows, fence)
+    except (IntegrityError, DataError) as error:
+        # These would fail as well when they are replayed.
+        raise StoreError(
+            f"the store {database.name} refuses a row of {rows[0][0].name}: {database.cause(error)}"
+        ) from error
+    except SQLAlchemyError as error:
+        try:
+            _spool(database, rows)
+        except OSError as second:
+            raise StoreError(
+                f"the store {database.name} cannot be written ({database.cause(error)}), "
+                f"and neither can {folder()} ({second.strerror}): make room for them and go on with --resume"
+            ) from error
+
+
+def replay(database: Database) -> None:
+    """Store what was spooled for this database, once; what cannot be stored now stays."""
+    for path in sorted(folder().glob("*.json")) if folder().is_dir() else ():
+        try:
+            doc = json.loads(path.read_text())
+            # Rows of earlier versions have the whole URL.
+            if database.name not in (doc["url"], engine.name(doc["url"])):
+                continue
+            rows = [(schema.metadata.tables[name], [_thaw(row) for row in rows]) for name, rows in doc["rows"]]
+            for table, values in rows:
+                if table is schema.result:
+                    _complete(values)
+            _insert(database, rows, None)
+        except (SQLAlchemyError, UsageError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        path.unlink(missing_ok=True)
+
+
+def _insert(database: Database, rows: Rows, fence: Fence | None) -> None:
+    """The first table's one row is what the others belong to: where it is there already, nothing is added."""
+    with database.turn, database.writer.begin() as connection:
+        if fence is not None:
+            device, epoch = fence
+            lease = select(schema.lease.c.epoch).where(schema.lease.c.device == device).with_for_update()
+            if connection.execute(lease).scalar() != epoch:
+                raise overtaken(device)
+        (table, [first]), *others = rows
+        # Not by rowcount, which drivers do not keep for an INSERT.
+        added = database.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        if connection.execute(added, first).first() is None:
+            return
+        for table, values in others:
+            if values:
+                connection.execute(database.insert(table).on_conflict_do_nothing(), list(values))
+
+
+def _complete(values: Sequence[Row]) -> None:
+    """Columns that results of earlier versions lack."""
+    for row in values:
+        row.setdefault("series", series_of_doc(row["doc"], {}))
+
+
+def _spool(database: Database, rows: Rows) -> None:
+    """On disk when this returns, whole or not at all."""
+    where = folder()
+    where.mkdir(parents=True, exist_ok=True)
+    doc = {"url": database.name, "rows": [[table.name, [_freeze(row) for row in values]] for table, values in rows]}
+    partial = where / f"{uuid.uuid4().hex}.partial"
+    try:
+        with partial.open("w") as file:
+            json.dump(doc, file)
+            file.flush()
+            os.fsync(file.fileno())
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
+        partial.replace(where / f"{moment}Z-{uuid.uuid4().hex[:8]}.json")
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _freeze(row: Row) -> Row:
+    return {k: {"base64": b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in row.items()}
+
+
+def _thaw(row: Row) -> Row:
+    return {k: b64decode(v["base64"]) if isinstance(v, dict) and set(v) == {"base64"} else v for k, v in row.items()}
