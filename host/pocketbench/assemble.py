@@ -108,7 +108,7 @@ def assemble(
         device=case.device,
         device_info=_device(context.device),
         transport=context.transport,
-        emulated=bool(context.device and context.device.emulated_by) or bool(facts and facts.emulated_by),
+        emulated=bool(context.device and context.device.emulated_by),
         attempt=max((p.attempt for p in processes), default=1),
         model=_model(case, facts),
         runtime=Runtime(

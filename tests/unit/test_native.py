@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.native import Ask, Tool, benchmark_litert_model, benchmark_model, benchncnn, perf_test, tool
+from pocketbench_agent.native.onnx_inputs import open_input
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "native"
 FIXTURES = sorted(DATA.glob("*.txt"))
@@ -138,14 +140,15 @@ def test_a_node_that_failed_to_dispatch_is_not_delegated() -> None:
     assert (placed.nodes, placed.delegated, placed.used) == (1, 0, "cpu")
 
 
-def test_arguments() -> None:
+def test_arguments(tmp_path: Path) -> None:
     """What each is called with, and what each refuses."""
+    (tmp_path / "m.onnx").write_bytes(b"")
     external = benchmark_model.arguments(ask(delegate="external", library=Path("/job/lib.so"), options={"a": "1"}))
     assert {"--external_delegate_path=/job/lib.so", "--external_delegate_options=a:1"} <= set(external)
     shaped = benchmark_model.arguments(ask(shapes={"x": (1, 8), "y": (2,)}))
     assert {"--input_layer=x,y", "--input_layer_shape=1,8:2"} <= set(shaped)
     options = {"backend_path": "libQnnHtp.so", "session.disable_cpu_ep_fallback": "1"}
-    qnn = perf_test.arguments(ask(delegate="npu", options=options, loops=5, warm_up_runs=2))
+    qnn = perf_test.arguments(ask(model=tmp_path / "m.onnx", delegate="npu", options=options, loops=5, warm_up_runs=2))
     assert qnn[qnn.index("-i") + 1] == "backend_path|libQnnHtp.so"
     assert qnn[qnn.index("-C") + 1] == "session.disable_cpu_ep_fallback|1"
     assert qnn[qnn.index("-r") + 1] == "7"
@@ -156,6 +159,23 @@ def test_arguments() -> None:
         benchncnn.arguments(ask(options={"speed": "2"}))
     with pytest.raises(NotAvailable):
         tool("snpe-net-run")
+
+
+def test_open_dimensions_are_not_made_one_in_silence(tmp_path: Path) -> None:
+    """By name, or without one; a file that is none says nothing here."""
+    shapes: dict[tuple[str | int | None, ...], str] = {(1, 3): "", ("N", 3): "x", (None, 3): "x", (0, 3): "x"}
+    for dims, found in shapes.items():
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, list(dims))
+        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [result])
+        content = helper.make_model(graph).SerializeToString()
+        assert open_input(content) == found, dims
+        for end in range(len(content)):
+            open_input(content[:end])
+    model = tmp_path / "m.onnx"
+    model.write_bytes(content)
+    with pytest.raises(StageError, match="'x' has open dimensions"):
+        perf_test.arguments(ask(model=model))
 
 
 def test_ncnn_takes_widths_first(tmp_path: Path) -> None:

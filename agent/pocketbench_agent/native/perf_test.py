@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.native import NUMBER, Ask, Statistics, Told, whole_lines
+from pocketbench_agent.native.onnx_inputs import open_input
 from pocketbench_agent.runtimes import Placement
 
 LOOPED = True
@@ -70,6 +71,11 @@ def arguments(ask: Ask) -> list[str]:
         raise NotAvailable(f"onnxruntime_perf_test has no provider {ask.delegate!r}; it has {known}")
     if ask.shapes:
         raise NotAvailable("onnxruntime_perf_test takes no --shape: make the file's dimensions fixed")
+    name = open_input(ask.model.read_bytes())
+    if name:
+        raise StageError(
+            f"input {name!r} has open dimensions, which this tool makes 1 without a word: fix them in the file"
+        )
     given = {key: value for key, value in ask.options.items() if "." not in key}
     session = {key: value for key, value in ask.options.items() if "." in key}
     if ask.delegate == "cpu" and given:

@@ -44,7 +44,7 @@ def table(results: Sequence[Result], originals: Mapping[str, str] = MappingProxy
     rows = [[column.text(result) for column in columns] for result in results]
     headings = [column.heading for column in columns]
     right = [column.right for column in columns]
-    fit = (place for place, result in enumerate(results) if result.status == "OK" and not _software(result))
+    fit = (place for place, result in enumerate(results) if result.status == "OK" and not _stood_in_for(result))
     base = next(fit, None)
     if len(results) > 1 and base is not None:
         place = headings.index("p90 ms")
@@ -179,8 +179,13 @@ def _delegate(result: Result) -> str:
 
 
 def _software(result: Result) -> bool:
-    """Did software stand in for a GPU or NPU? Its time is compared with nothing."""
+    """Did software stand in for a GPU or NPU?"""
     return any(reason.code == "software_adapter" for reason in result.reasons)
+
+
+def _stood_in_for(result: Result) -> bool:
+    """Did something stand in for what was asked, on a device that is real? Its time is compared with nothing."""
+    return _software(result) or (not result.emulated and any(r.code == "emulated" for r in result.reasons))
 
 
 def _reasons(result: Result) -> str:
@@ -192,7 +197,7 @@ def _against(first: Result, result: Result) -> str:
     """How many times the latency of another row, paired by rounds where both ran in the same ones."""
     if result is first:
         return "1"
-    ratio = None if _software(result) else paired(first, result)
+    ratio = None if _stood_in_for(result) else paired(first, result)
     if ratio is None:
         return MISSING
     interval = f" [{ratio.lo:.2f}, {ratio.hi:.2f}]" if ratio.lo is not None and ratio.hi is not None else ""
