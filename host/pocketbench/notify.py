@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from pocketbench.config.suite import Notify
-from pocketbench.nightly.night import Alarm, Night
+from pocketbench.night import Alarm, Night
 from pocketbench.report.night_text import headline
 from pocketbench.results import to_doc
 

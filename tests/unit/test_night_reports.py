@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pocketbench.nightly.night import (
+from pocketbench.night import (
     AMBER,
     LEARNING,
     OK,

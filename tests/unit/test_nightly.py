@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Alarm
 from pocketbench.nightly import alarms, judge
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.history import segment
-from pocketbench.nightly.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Alarm
 from pocketbench.store.nights import Earlier
 
 

@@ -11,9 +11,9 @@ import click
 from pocketbench.cli.options import store_option
 from pocketbench.errors import UsageError, nearest
 from pocketbench.models import printable
+from pocketbench.night import Alarm
 from pocketbench.nightly import alarms as alarming
 from pocketbench.nightly import kept, page
-from pocketbench.nightly.night import Alarm
 from pocketbench.nightly.run import BY_ITSELF
 from pocketbench.report.columns import MISSING
 from pocketbench.report.numbers import significant

@@ -10,8 +10,8 @@ from pocketbench.cli.options import store_option
 from pocketbench.cli.run import check_output
 from pocketbench.cli.suite import page_options, publish
 from pocketbench.errors import UsageError, nearest
+from pocketbench.night import Night
 from pocketbench.nightly import page
-from pocketbench.nightly.night import Night
 from pocketbench.store import nights
 from pocketbench.store.store import Store
 

@@ -18,7 +18,7 @@ from pocketbench.cli.run import check_output, exit_code, write
 from pocketbench.config import devices as config
 from pocketbench.config import suite as suites
 from pocketbench.errors import UsageError
-from pocketbench.nightly.night import Night
+from pocketbench.night import Night
 from pocketbench.nightly.parts import Clock
 from pocketbench.nightly.run import Interrupted, Nightly
 from pocketbench.notify import tell

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pocketbench.nightly.night import AMBER, RED, Alarm
+from pocketbench.night import AMBER, RED, Alarm
 
 OPEN, ACKNOWLEDGED, FIXED = "open", "acknowledged", "fixed"
 LIVE = (OPEN, ACKNOWLEDGED)

@@ -10,10 +10,10 @@ from pocketbench import regression
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import UsageError
 from pocketbench.models import printable
+from pocketbench.night import AMBER, LEARNING, RED, Alarm
 from pocketbench.nightly import judge, page, pairs
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.judge import Judged
-from pocketbench.nightly.night import AMBER, LEARNING, RED, Alarm
 from pocketbench.nightly.parts import Clock, Part, estimate_s
 from pocketbench.plan import Case
 from pocketbench.results import Result
@@ -44,6 +44,8 @@ class Confirming:
     runs: Callable[[Part], pairs.Run]
     pending: set[str]
     remarks: list[str] = field(default_factory=list)
+    # What the pairs of a series and metric said where they confirmed nothing.
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def confirm(
         self, trusted: Mapping[str, Stored], judged: Mapping[str, Mapping[str, Judged]], shifts: Mapping[str, float]
@@ -119,6 +121,11 @@ class Confirming:
                     f"changed: {', '.join(differs)}"
                 )
             found.append(Finding(result.device, key, metric, page.title(result), RED if stands else None, effect, why))
+            once = self._confirmed(metric, first[0][metric])
+            if once is not None and not stands:
+                twice = f", then {again.change:+.1%} in {len(second[0][metric])}" if again is not None else ""
+                told = f"{once.change:+.1%} in {len(first[0][metric])} pairs with the baseline{twice}: not confirmed"
+                self.notes[key, metric] = f"changed: {', '.join(differs)}; {told}"
         found += self._scored(key, result, first[1])
         return found
 

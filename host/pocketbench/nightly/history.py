@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pocketbench.nightly.night import Alarm
+from pocketbench.night import Alarm
 from pocketbench.store.nights import Earlier
 
 # Metrics of alarms that are a device's own.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pocketbench import regression
-from pocketbench.nightly.night import IMPROVED, LEARNING, OK, SUSPECTED
+from pocketbench.night import IMPROVED, LEARNING, OK, SUSPECTED
 
 # Judged by their logarithms, suspected by history, and confirmed by pairs; all are less the better.
 MEASURED = ("latency_p50", "load", "first_inference", "memory_peak", "energy")

@@ -8,9 +8,7 @@ from typing import Any
 
 from pocketbench import __version__
 from pocketbench.models import printable
-from pocketbench.nightly import pairs
-from pocketbench.nightly.judge import Judged
-from pocketbench.nightly.night import (
+from pocketbench.night import (
     AMBER,
     IMPROVED,
     LEARNING,
@@ -25,6 +23,8 @@ from pocketbench.nightly.night import (
     Point,
     SeriesNight,
 )
+from pocketbench.nightly import pairs
+from pocketbench.nightly.judge import Judged
 from pocketbench.plan import Case
 from pocketbench.report.findings import pareto
 from pocketbench.results import METRICS, DeviceFacts, Result, from_doc, to_doc
@@ -57,6 +57,7 @@ class Found:
     shifts: Mapping[str, float]
     remarks: Sequence[str]
     undecided: Collection[str]
+    notes: Mapping[tuple[str, str], str]
     last: Mapping[str, Result]
 
 
@@ -150,15 +151,16 @@ def _state(found: Found, key: str, metric: str, judged: Judged | None, alarms: M
     alarm = alarms.get(metric)
     if alarm is not None:
         return (RED if alarm.color == RED else AMBER), alarm.why
+    said = found.notes.get((key, metric), "")
     if judged is None:
-        return OK, ""
+        return OK, said
     if judged.state == SUSPECTED:
         if key in found.undecided:
             return SUSPECTED, "suspected, and not confirmed yet"
-        return OK, "suspected by its history, and not confirmed when it was measured again"
+        return OK, said or "suspected by its history, and not confirmed when it was measured again"
     if judged.state == LEARNING:
         least = f"a change of {judged.detectable:.1%} would show" if judged.detectable is not None else "too few nights"
-        return LEARNING, judged.why or f"learning, {judged.nights} of 10 nights: {least}"
+        return LEARNING, said or judged.why or f"learning, {judged.nights} of 10 nights: {least}"
     if judged.state == IMPROVED:
         # Where nothing of ours is other than the baseline, a better night is a better night.
         differs = key in found.baselines and pairs.treatment(found.baselines[key]).changed(
@@ -167,7 +169,7 @@ def _state(found: Found, key: str, metric: str, judged: Judged | None, alarms: M
         if not differs:
             return OK, ""
         return IMPROVED, f"better than the nights before; 'bench baseline accept {found.suite} {key}' keeps it"
-    return judged.state, judged.why
+    return judged.state, judged.why or said
 
 
 def _points(past: Sequence[Earlier], metric: str) -> list[Point]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.fleet import Outcome
+from pocketbench.night import Treatment
 from pocketbench.nightly import kept
 from pocketbench.nightly.judge import MEASURED
-from pocketbench.nightly.night import Treatment
 from pocketbench.plan import ALTERNATING, BASELINE, MIRRORED, NEW, Case, Plan, Request, RuntimeChoice
 from pocketbench.regression import order
 from pocketbench.results import Result

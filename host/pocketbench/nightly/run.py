@@ -13,13 +13,13 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.config.suite import SuiteFile
 from pocketbench.fleet import Outcome
 from pocketbench.models import printable
+from pocketbench.night import AMBER, RED, Alarm, Night
 from pocketbench.nightly import alarms as alarming
 from pocketbench.nightly import judge, kept, page, pairs
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.confirm import Confirming
 from pocketbench.nightly.history import DEVICE, OS, segment
 from pocketbench.nightly.judge import Judged
-from pocketbench.nightly.night import AMBER, RED, Alarm, Night
 from pocketbench.nightly.parts import MEASURING, Clock, Part, batches, estimate_s, parts
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress
@@ -160,6 +160,7 @@ class Nightly:
         findings += confirming.confirm(trusted, judged, shifts)
         self._pending = confirming.pending
         self.remarks += confirming.remarks
+        notes = confirming.notes
         live, changed = alarming.advance(self.suite.suite, self.label, self._live(), findings)
         self._pin(trusted, live)
         night = page.assemble(
@@ -183,6 +184,7 @@ class Nightly:
                 shifts=shifts,
                 remarks=self.remarks,
                 undecided=frozenset(self._pending),
+                notes=notes,
                 last={key: stored.result for key, stored in self._last.items()},
             )
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from pocketbench.nightly.night import Candidate, SeriesNight
+from pocketbench.night import Candidate, SeriesNight
 from pocketbench.report.numbers import significant
 
 WIDTH, HEIGHT, PAD = 320, 72, 6

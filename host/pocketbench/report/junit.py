@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as xml
 
-from pocketbench.nightly.night import LEARNING, RED, SUSPECTED, Night
+from pocketbench.night import LEARNING, RED, SUSPECTED, Night
 from pocketbench.report.numbers import significant
 
 # XML 1.0 has no other control characters, not even escaped.

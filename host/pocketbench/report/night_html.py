@@ -7,7 +7,7 @@ from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pocketbench.nightly.night import AMBER, IMPROVED, RED, SUSPECTED, Candidate, Night, SeriesNight
+from pocketbench.night import AMBER, IMPROVED, RED, SUSPECTED, Candidate, Night, SeriesNight
 from pocketbench.report import charts
 from pocketbench.report.night_text import WORST_FIRST, headline, percent
 from pocketbench.report.numbers import significant

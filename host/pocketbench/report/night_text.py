@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from pocketbench.models import printable
-from pocketbench.nightly.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Night, SeriesNight
+from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Night, SeriesNight
 from pocketbench.report.numbers import significant
 from pocketbench.results import to_doc
 

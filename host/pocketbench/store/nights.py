@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import insert, select, update
 
-from pocketbench.nightly.night import Alarm
+from pocketbench.night import Alarm
 from pocketbench.results import Result, from_doc, to_doc
 from pocketbench.store import codec, schema
 from pocketbench.store.store import ITEMS_ROUND, Store, now
