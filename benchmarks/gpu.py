@@ -22,6 +22,7 @@ from pocketbench.measurement import Output, Process
 from pocketbench.models import ModelFile, open_model
 from pocketbench.plan import Case, Plan, readers
 from pocketbench.wire import JobFiles
+from pocketbench_agent import program_cache
 from pocketbench_agent.framing import frame, read_messages
 from pocketbench_agent.rpc import agent_pb2 as pb
 
@@ -58,8 +59,11 @@ def main(paths: list[Path]) -> None:
         runtime = readers(model, [])[0]
         gpu = Case("local", model, runtime, DELEGATES[runtime.name])
         print(f"\n{path.name} {runtime}", flush=True)
-        for round_index, temperature in enumerate(("first process", "second process")):
-            print(f"  {temperature}: {shown(process(job(gpu, 'latency', round_index), model))}", flush=True)
+        with TemporaryDirectory() as programs:
+            for round_index, temperature in enumerate(("cold process", "second process")):
+                measured = process(job(gpu, "latency", round_index), model, Path(programs))
+                kept = program_cache.size_bytes(Path(programs))
+                print(f"  {temperature}: {shown(measured)}; {kept} bytes of programs kept", flush=True)
         reference = outputs(job(gpu.on_cpu(), "reference", 0), model)
         ours = outputs(job(gpu, "reference", 0), model)
         for found in fidelity.compare(ours, reference, accelerated=True) if ours and reference else ():
@@ -76,15 +80,15 @@ def job(case: Case, phase: str, round_index: int) -> pb.Job:
     return made
 
 
-def events(asked: pb.Job, model: ModelFile) -> list[pb.Event]:
-    """What a worker says to it."""
+def events(asked: pb.Job, model: ModelFile, programs: Path | None = None) -> list[pb.Event]:
+    """What a worker says to it, whose compiled programs go into that folder."""
     with TemporaryDirectory() as folder:
         for file in model.files:
             target = Path(folder) / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(file.path.resolve())
         worker = [sys.executable, "-m", "pocketbench_agent.worker", folder]
-        env = {**os.environ, "TF_BUILD": "true"}
+        env = {**os.environ, **program_cache.environment(programs), "TF_BUILD": "true"}
         try:
             done = subprocess.run(worker, input=frame(asked), capture_output=True, env=env, timeout=JOB_S, check=False)
         except subprocess.TimeoutExpired:
@@ -96,9 +100,9 @@ def events(asked: pb.Job, model: ModelFile) -> list[pb.Event]:
     return found
 
 
-def process(asked: pb.Job, model: ModelFile) -> Process:
+def process(asked: pb.Job, model: ModelFile, programs: Path) -> Process:
     """What it measured."""
-    return wire.process(events(asked, model), 0)
+    return wire.process(events(asked, model, programs), 0)
 
 
 def outputs(asked: pb.Job, model: ModelFile) -> list[Output]:

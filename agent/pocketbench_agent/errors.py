@@ -7,5 +7,13 @@ class StageError(Exception):
     """The model or its inputs cannot be used; the message is for the user."""
 
 
+class ProgramEnded(Exception):
+    """A program that the worker had started ended by a signal, or (signal 0) without a result."""
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 class NotAvailable(Exception):
     """This device, runtime or build cannot do what was asked (a delegate that is not installed)."""

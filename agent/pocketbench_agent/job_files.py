@@ -48,7 +48,7 @@ def release_files(job: pb.Job, cache: BlobCache) -> None:
 def _wanted(job: pb.Job) -> list[pb.File]:
     program = job.program
     single = (file for file in (program.inputs, program.pipeline, program.items) if file.path)
-    return [*job.files, *program.delegate_files, *single]
+    return [*job.files, *program.delegate_files, *program.tool.files, *single]
 
 
 def _safe(path: str) -> PurePosixPath:

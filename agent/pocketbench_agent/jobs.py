@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pocketbench_agent import program_cache
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import FramingError, frame, read_message, read_messages
 from pocketbench_agent.job_files import JobError, prepare_files, release_files
@@ -56,6 +57,7 @@ class Jobs:
         self._running: Worker | None = None
         self._sampler = Sampler()
         (home / "jobs").mkdir(parents=True, exist_ok=True)
+        program_cache.forget(home, FORGOTTEN_S)
         for folder in sorted((home / "jobs").iterdir()):
             if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -198,6 +200,8 @@ class Jobs:
     def _run(self, job: _Job) -> pb.Ended:
         if job.cancelled:
             return pb.Ended(how=pb.Ended.CANCELLED, message="cancelled before it began")
+        programs = program_cache.prepare(job.job, self._home)
+        kept = [(time.perf_counter_ns(), program_cache.size_bytes(programs))] if programs else []
         self._sampler.begin(job.job.meters)
         worker = Worker(job.job, job.folder / "files", self._home)
         self._running = worker
@@ -215,6 +219,13 @@ class Jobs:
             worker.close()
             for event in self._sampler.end():
                 self._record(job, event)
+            if programs is not None:
+                kept.append((time.perf_counter_ns(), program_cache.size_bytes(programs)))
+                reading = pb.Reading(source="programs", quantity="kept", unit="bytes")
+                for at, size in kept:
+                    reading.t_ns.append(at)
+                    reading.value.append(size)
+                self._record(job, pb.Event(mono_ns=kept[-1][0], reading=reading))
         if job.cancelled and ended.how != pb.Ended.OK:
             return pb.Ended(how=pb.Ended.CANCELLED, stage=ended.stage, message="cancelled")
         return ended

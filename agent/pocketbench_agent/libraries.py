@@ -12,12 +12,12 @@ from pocketbench_agent.errors import StageError
 MACHINES = {3: "i386", 40: "arm (32 bits)", 62: "x86_64", 164: "hexagon", 183: "aarch64", 243: "riscv64"}
 
 
-def check(path: Path) -> None:
+def check(path: Path, kind: str = "shared library") -> None:
     """StageError where the loader would refuse it; its own words for a wrong processor are 'no such file'."""
     with path.open("rb") as file:
         head = file.read(20)
     if len(head) < 20 or head[:4] != b"\x7fELF":
-        raise StageError(f"{path.name} is not a shared library")
+        raise StageError(f"{path.name} is not a {kind}")
     (number,) = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)
     made_for = MACHINES.get(number, f"processor {number}")
     if made_for != platform.machine():

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from pocketbench_agent import device_info
+from pocketbench_agent import device_info, program_cache
 from pocketbench_agent.framing import FramingError, read_messages
 from pocketbench_agent.job_files import runtime_folder
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -21,6 +21,7 @@ from pocketbench_agent.rpc import agent_pb2 as pb
 LOG_TAIL_LINES = 40
 KILL_WAIT_S = 5.0
 WORKER = (sys.executable, "-m", "pocketbench_agent.worker")
+NATIVE_WORKER = (sys.executable, "-m", "pocketbench_agent.native.worker")
 
 
 class Worker:
@@ -37,7 +38,7 @@ class Worker:
         neutral = home / "empty"
         neutral.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
-            [*WORKER, str(folder)],
+            [*(NATIVE_WORKER if job.program.runtime == "native" else WORKER), str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -153,6 +154,7 @@ def _environment(job: pb.Job, home: Path) -> Mapping[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(folders),
         "LC_ALL": "C.UTF-8",
+        **program_cache.environment(program_cache.folder(job, home)),
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         # ONNX Runtime 1.32 sends usage data, with a thread and a database for it, unless it believes to be under test.

@@ -14,13 +14,14 @@ import time
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from pocketbench_agent import device_info, frames, inputs, loop, rounding
+from pocketbench_agent import device_info, frames, inputs, loop, program_cache, rounding
+from pocketbench_agent.emitter import Emitter, serve
 from pocketbench_agent.errors import NotAvailable, StageError
-from pocketbench_agent.framing import FramingError, frame, read_message
+from pocketbench_agent.framing import read_message
 from pocketbench_agent.meters import android
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, Runtime, TensorInfo, create
@@ -31,80 +32,14 @@ KEPT_BYTES = 128 * 1024 * 1024
 S = 1_000_000_000
 
 
-class Emitter:
-    """Writes events; remembers the stage for whoever has to say where it went wrong."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.stage = "start"
-
-    def send(self, **what: Any) -> None:
-        """One event, now."""
-        self._stream.write(frame(pb.Event(mono_ns=time.perf_counter_ns(), **what)))
-        self._stream.flush()
-
-    def begin(self, stage: str) -> None:
-        """A stage starts; it lasts until the next begins."""
-        self.stage = stage
-        self.send(phase=pb.Phase(name=stage, begin=True))
-
-    def reading(self, source: str, quantity: str, unit: str, *values: tuple[int, int | None]) -> None:
-        """A reading of (time, value) pairs; a None value makes it a missing one."""
-        missing = any(value is None for _, value in values)
-        self.send(
-            reading=pb.Reading(
-                source=source,
-                quantity=quantity,
-                unit=unit,
-                t_ns=[] if missing else [t for t, _ in values],
-                value=[] if missing else [v for _, v in values if v is not None],
-                missing="not offered by this system" if missing else "",
-            )
-        )
-
-
 def main() -> int:
-    """Run the one job on stdin. The exit code is 0 whenever an Ended event could be written."""
-    stdin, stdout = sys.stdin.buffer, _private_stdout()
-    if len(sys.argv) > 1:
-        os.chdir(sys.argv[1])
-    emitter = Emitter(stdout)
-    try:
-        job = read_message(stdin, pb.Job)
-        if job is None:
-            return 2
-        _run(job, stdin, emitter)
-        ended = pb.Ended(how=pb.Ended.OK)
-    except NotAvailable as error:
-        ended = pb.Ended(how=pb.Ended.UNAVAILABLE, stage=emitter.stage, message=str(error))
-    except (StageError, FramingError) as error:
-        ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message=str(error))
-    except MemoryError:
-        ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message="out of memory")
-    except Exception as error:  # whatever a runtime throws is the job's end, not the agent's
-        message = f"{type(error).__name__}: {error}"
-        ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message=message)
-    emitter.send(ended=ended)
-    return 0
-
-
-def _private_stdout() -> BinaryIO:
-    """The event stream, moved out of the reach of runtimes, whose prints go to stderr instead."""
-    private = os.dup(1)
-    os.dup2(2, 1)
-    return os.fdopen(private, "wb")
+    """Run the one job on stdin."""
+    return serve(_run)
 
 
 def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
     emitter.begin("start")
-    if job.placement.cpus:
-        try:
-            os.sched_setaffinity(0, job.placement.cpus)
-        except (OSError, AttributeError) as error:
-            raise StageError(f"--cpus {','.join(map(str, job.placement.cpus))}: {error}") from error
-        missing = sorted(set(job.placement.cpus) - os.sched_getaffinity(0))
-        if missing:
-            raise StageError(f"--cpus: this device has no core {', '.join(map(str, missing))}")
+    pin(job.placement.cpus)
     _memory(emitter, "start")
     emitter.begin("runtime")
     program = job.program
@@ -115,7 +50,7 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
     options = LoadOptions(
         threads=job.placement.threads or 1,
         delegate=job.program.delegate or "cpu",
-        options=dict(job.program.options),
+        options=options_of(job.program),
         signature=job.program.signature or None,
         shapes={name: tuple(shape.dims) for name, shape in job.program.shapes.items()},
         process_index=job.plan.process_index,
@@ -149,6 +84,25 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
     runtime.close()
 
 
+def options_of(program: pb.Program) -> dict[str, str]:
+    """The delegate's options, with the folder of compiled programs where one asks for it."""
+    place = os.environ.get(program_cache.VARIABLES[0], "")
+    return {key: text.replace(program_cache.PLACE, place) for key, text in program.options.items()}
+
+
+def pin(cpus: Sequence[int]) -> None:
+    """Run on these cores alone, and what is started from here too; StageError where they cannot be had."""
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, AttributeError) as error:
+        raise StageError(f"--cpus {','.join(map(str, cpus))}: {error}") from error
+    missing = sorted(set(cpus) - os.sched_getaffinity(0))
+    if missing:
+        raise StageError(f"--cpus: this device has no core {', '.join(map(str, missing))}")
+
+
 def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Array], emitter: Emitter) -> None:
     plan = job.plan
     moves = loop.Moves(lambda: runtime.bind(arrays), runtime.run, runtime.read)
@@ -178,9 +132,9 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         return
     load_peak, reset = device_info.peak_rss_bytes(), device_info.reset_peak_rss()
     emitter.begin("timed")
-    before, cpu_before = _conditions(), time.process_time_ns()
+    before, cpu_before = conditions(), time.process_time_ns()
     timed = _timed(plan, moves)
-    cpu_after, after = time.process_time_ns(), _conditions()
+    cpu_after, after = time.process_time_ns(), conditions()
     gc.enable()
     emitter.begin("report")
     # Before the checks, whose copies are the harness's and not the model's.
@@ -208,7 +162,7 @@ def _measure(job: pb.Job, runtime: Runtime, facts: ModelFacts, arrays: list[Arra
         kept = frames.timed(pipeline, runtime, facts)
         emitter.send(samples=pb.Samples(phase="frames", run_ns=kept.run_ns, io_ns=kept.io_ns, every=1))
     emitter.begin("placement")
-    emitter.send(placed=_placed(runtime.placement()))
+    emitter.send(placed=placed_event(runtime.placement()))
 
 
 def _timed(plan: pb.Plan, moves: loop.Moves) -> loop.Lasting:
@@ -256,7 +210,7 @@ def _profile(runtime: Runtime, arrays: list[Array], emitter: Emitter) -> None:
     )
 
 
-def _conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:
+def conditions() -> tuple[int, dict[tuple[str, str, str], int | None]]:
     """What is read just before and just after the timed runs."""
     clocks = device_info.clocks()
     times = device_info.cpu_times()
@@ -384,7 +338,8 @@ def _tensor_info(info: TensorInfo) -> pb.TensorInfo:
     )
 
 
-def _placed(placement: Placement) -> pb.Placed:
+def placed_event(placement: Placement) -> pb.Placed:
+    """For the wire."""
     return pb.Placed(
         known=placement.known,
         nodes=placement.nodes,
@@ -395,6 +350,7 @@ def _placed(placement: Placement) -> pb.Placed:
         adapter=placement.adapter,
         used=placement.used,
         accelerated_by=placement.accelerated_by,
+        coverage=placement.coverage,
     )
 
 

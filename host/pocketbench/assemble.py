@@ -6,12 +6,12 @@ import platform
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
-from pocketbench import energy_verdict, heat, scenarios, stats, verdict
+from pocketbench import energy_verdict, heat, latencies, scenarios, stats, verdict
 from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
@@ -70,7 +70,7 @@ def assemble(
     processes of what it was compressed from.
     """
     good = [p for p in processes if p.ended.how == "ok"]
-    latency = _latency(good)
+    latency = latencies.latency(good)
     ends = [found for p in processes if (found := _failure(p.ended)) is not None]
     reasons = [*(reason for _, reason in ends), *failures]
     statuses = [status for status, _ in ends] + [STATUS_OF[reason.code] for reason in failures]
@@ -114,7 +114,7 @@ def assemble(
         runtime=Runtime(
             case.runtime.name,
             facts.runtime_version if facts else case.runtime.version,
-            facts.precision if facts else None,
+            (facts.precision or None) if facts else None,
         ),
         threads=case.threads,
         cpus=case.cpus or None,
@@ -123,8 +123,10 @@ def assemble(
         status=_worst(statuses),
         stage=failed.ended.stage if failed else None,
         reasons=_unique(reasons),
-        load_ms=_median([p.load_ns for p in good], MS),
-        first_inference_ms=_median([p.first_ns for p in good], MS),
+        load_ms=_median([p.load_ns for p in good if not _compiled(p)], MS),
+        first_inference_ms=_median([p.first_ns for p in good if not _compiled(p)], MS),
+        cold_load_ms=_median([p.load_ns for p in good if _compiled(p)], MS),
+        cold_first_inference_ms=_median([p.first_ns for p in good if _compiled(p)], MS),
         warm_up=_warm_up(good),
         latency_ms=latency,
         io_ms=_io(good),
@@ -145,6 +147,7 @@ def assemble(
         shapes={name: list(dims) for name, dims in case.shapes},
         signature=case.signature,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
+        told_p50_ns=tuple(p50 for p in good if not len(p.run_ns) and (p50 := p.p50_ns) is not None),
         plan=context.plan,
         environment={
             **_environment(context.device, facts, good),
@@ -194,37 +197,6 @@ def _unique(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
     return tuple({(r.code, r.message): r for r in reasons}.values())
 
 
-def _latency(processes: Sequence[Process]) -> Latency | None:
-    medians = [p50 for p in processes if (p50 := p.p50_ns) is not None]
-    if not medians:
-        return None
-    pooled = np.concatenate([p.run_ns for p in processes])
-    centre = stats.centre(medians)
-    shown: dict[str, float | None] = {}
-    for percent in (90, 95, 99):
-        found = stats.percentile(pooled, percent)
-        trusted = found is not None and found.upper <= verdict.THRESHOLDS["percentile_bound"] * found.value
-        shown[f"p{percent}"] = found.value / MS if found and trusted else None
-        shown[f"p{percent}_upper"] = found.upper / MS if found and trusted else None
-    return Latency(
-        p50=centre.value / MS,
-        ci95=None if centre.lo is None or centre.hi is None else (centre.lo / MS, centre.hi / MS),
-        mean=float(pooled.mean()) / MS,
-        min=int(pooled.min()) / MS,
-        max=int(pooled.max()) / MS,
-        p90=shown["p90"],
-        p90_upper=shown["p90_upper"],
-        p95=shown["p95"],
-        p95_upper=shown["p95_upper"],
-        p99=shown["p99"],
-        p99_upper=shown["p99_upper"],
-        stdev_within=median(float(p.run_ns.std()) for p in processes if len(p.run_ns)) / MS,
-        stdev_between=stdev(medians) / MS if len(medians) > 1 else None,
-        n=len(pooled),
-        processes=len(medians),
-    )
-
-
 def _io(processes: Sequence[Process]) -> Io | None:
     medians = [float(np.median(p.io_ns)) for p in processes if len(p.io_ns)]
     return Io(median(medians) / MS) if medians else None
@@ -245,7 +217,7 @@ def _frame(processes: Sequence[Process]) -> Frame | None:
 
 def _rate(latency: Latency | None, io: Io | None) -> float | None:
     """Inferences a second back to back, copies included; 'real time' is a question for the paced scenario."""
-    if latency is None or io is None or latency.p50 + io.p50 <= 0:
+    if latency is None or io is None or latency.p50 is None or latency.p50 + io.p50 <= 0:
         return None
     return 1000 / (latency.p50 + io.p50)
 
@@ -254,7 +226,8 @@ def _warm_up(processes: Sequence[Process]) -> WarmUp | None:
     warmed = [p for p in processes if p.warm_up_runs]
     if not warmed:
         return None
-    return WarmUp(sum(p.warm_up_runs for p in warmed), all(p.warm_up_steady for p in warmed))
+    judged = [p.warm_up_steady for p in warmed if p.warm_up_steady is not None]
+    return WarmUp(sum(p.warm_up_runs for p in warmed), all(judged) if judged else None)
 
 
 def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
@@ -268,14 +241,16 @@ def _cpu_per_wall(processes: Sequence[Process]) -> float | None:
 
 def _memory(processes: Sequence[Process]) -> Memory | None:
     points: dict[str, float | None] = {}
-    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss", "graphics"):
+    for point in ("start", "runtime", "loaded", "peak", "run_peak", "pss", "graphics", "model"):
         readings = [p.reading("memory", point) for p in processes]
         points[point] = max((r.value[-1] / MB for r in readings if r is not None and r.value), default=None)
     if all(value is None for value in points.values()):
         return None
     loaded, runtime = points["loaded"], points["runtime"]
-    model = loaded - runtime if loaded is not None and runtime is not None else None
-    names = "VmRSS, peak VmHWM" + (", Pss" if points["pss"] is not None else "")
+    model = loaded - runtime if loaded is not None and runtime is not None else points["model"]
+    names = ("VmRSS, peak VmHWM" if loaded is not None else "VmHWM of the tool") + (
+        ", Pss" if points["pss"] is not None else ""
+    )
     return Memory(
         start=points["start"],
         runtime=runtime,
@@ -320,6 +295,12 @@ def _counted_khz(process: Process, source: str) -> float | None:
     return cycles.change / clocked.change if cycles.change > 0 and clocked.change > 0 else None
 
 
+def _compiled(process: Process) -> bool:
+    """Did it begin with an empty cache of compiled programs, and leave some there?"""
+    kept = process.reading("programs", "kept")
+    return kept is not None and len(kept.value) == 2 and kept.value[0] == 0 < kept.value[1]
+
+
 def _median(values: Sequence[int | None], unit: float) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) / unit if known else None
@@ -330,7 +311,7 @@ def _delegate(case: Case, placed: Placed | None) -> tuple[Delegate, Reason | Non
     options = dict(case.setup.options)
     if placed is None:
         return Delegate(case.delegate, options=options), None
-    known = placed.known
+    known = placed.known and not placed.stated
     made = Delegate(
         requested=case.delegate,
         used=placed.used,

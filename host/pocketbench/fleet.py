@@ -20,7 +20,7 @@ from pocketbench.errors import StoreError
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
-from pocketbench.plan import Request, original
+from pocketbench.plan import NATIVE, Request, original
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
@@ -206,12 +206,20 @@ def _warned(results: Sequence[Result]) -> tuple[Result, ...]:
     """Add the reasons that only the whole table shows."""
     versions: dict[str, set[str]] = {}
     for result in results:
-        if result.runtime.version is not None:
-            versions.setdefault(result.runtime.name, set()).add(result.runtime.version)
+        program, version = _program(result)
+        if version:
+            versions.setdefault(program, set()).add(version)
     differing = verdict.runtime_differs(versions)
     return tuple(
-        replace(result, reasons=(*result.reasons, differing[result.runtime.name]))
-        if result.runtime.name in differing
+        replace(result, reasons=(*result.reasons, differing[program]))
+        if (program := _program(result)[0]) in differing
         else result
         for result in results
     )
+
+
+def _program(result: Result) -> tuple[str, str]:
+    """The runtime and its version; of runtime native the tool and its, for each tool is a program of its own."""
+    name, version = result.runtime.name, result.runtime.version or ""
+    tool, _, build = version.partition(" ")
+    return (tool, build) if name == NATIVE and build else (name, version)

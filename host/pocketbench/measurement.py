@@ -38,11 +38,27 @@ class Facts:
     inputs_from: str
     python: str
     numpy: str
+    # What stands in for the runtime, as it says itself.
+    emulated_by: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Statistics of the timed runs, nanoseconds, of a tool that does not tell the single ones; None: not told."""
+
+    runs: int
+    mean_ns: float | None = None
+    min_ns: float | None = None
+    max_ns: float | None = None
+    median_ns: float | None = None
+    stdev_ns: float | None = None
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where the graph ran; `known` False where the runtime cannot tell."""
+    """Where the graph ran; `known` False where the runtime cannot tell. `stated` is the coverage where that is known,
+    and no number of nodes.
+    """
 
     known: bool
     nodes: int
@@ -53,12 +69,13 @@ class Placed:
     adapter: str
     used: str
     accelerated_by: str
+    stated: str = ""
 
     @property
     def coverage(self) -> str | None:
         """none, partial or full; None where it is not known."""
-        if not self.known:
-            return None
+        if not self.known or self.stated:
+            return self.stated or None
         if self.delegated == 0:
             return "none"
         return "full" if self.delegated >= self.nodes else "partial"
@@ -141,12 +158,14 @@ class Process:
     at_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     # One timed run kept in so many.
     every: int = 1
+    told: Told | None = None
     warm_up_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     # Whole frames of a device pipeline, and what of each is not the inference.
     frame_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     around_ns: Nanoseconds = field(default_factory=lambda: EMPTY)
     warm_up_runs: int = 0
-    warm_up_steady: bool = False
+    # None: nobody can tell.
+    warm_up_steady: bool | None = False
     probe_run_ns: tuple[int, ...] = ()
     probe_read_ns: tuple[int, ...] = ()
     probe_reread_ns: tuple[int, ...] = ()
@@ -161,8 +180,22 @@ class Process:
 
     @property
     def p50_ns(self) -> float | None:
-        """Median of the timed runs."""
-        return float(np.median(self.run_ns)) if len(self.run_ns) else None
+        """Median of the timed runs; None where there are none, or a tool does not tell it."""
+        if len(self.run_ns):
+            return float(np.median(self.run_ns))
+        return self.told.median_ns if self.told is not None else None
+
+    @property
+    def runs(self) -> int:
+        """Timed runs that are known, or told of."""
+        return self.told.runs if self.told is not None and not len(self.run_ns) else len(self.run_ns)
+
+    @property
+    def least_ns(self) -> float | None:
+        """The quickest timed run."""
+        if len(self.run_ns):
+            return float(self.run_ns.min())
+        return self.told.min_ns if self.told is not None else None
 
     def reading(self, source: str, quantity: str) -> Reading | None:
         """The reading of that name, if it was sent."""

@@ -15,13 +15,15 @@ from pocketbench.models import ModelFile, PlacedFile
 
 # Which runtimes read which suffix; the first is the default.
 READERS: Mapping[str, tuple[str, ...]] = {
-    ".tflite": ("litert", "tflite-runtime"),
-    ".onnx": ("onnxruntime",),
+    ".tflite": ("litert", "tflite-runtime", "native"),
+    ".onnx": ("onnxruntime", "native"),
     ".ort": ("onnxruntime",),
-    ".param": ("ncnn",),
+    ".param": ("ncnn", "native"),
     ".null": ("null",),
 }
-RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "ncnn", "null")
+# The vendor's own benchmark program.
+NATIVE = "native"
+RUNTIMES = ("litert", "tflite-runtime", "onnxruntime", "ncnn", NATIVE, "null")
 CPU = "cpu"
 DELEGATES = (CPU, "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "coreml", "acl", "openvino", "azure")
 # A library that the user names, loaded in the worker: `external:PATH`.
@@ -60,6 +62,15 @@ PLAIN = DelegateSetup()
 
 
 @dataclass(frozen=True)
+class NativeTool:
+    """A vendor's benchmark program: its path on the device, or, where that is empty, the first of the files."""
+
+    name: str
+    path: str = ""
+    files: tuple[PlacedFile, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One cell: device x model x runtime x delegate x threads x cpus x shape x scenario."""
 
@@ -76,6 +87,8 @@ class Case:
     # Which of a pair it is, and of which pair, where the same thing is measured several times in one run.
     arm: str = ""
     pair: int = 0
+    # Of runtime `native`.
+    tool: NativeTool | None = None
 
     @property
     def delegate_base(self) -> str:
@@ -115,6 +128,8 @@ class Case:
         if self.setup != PLAIN:
             files = [[file.name, file.sha256] for file in self.setup.files]
             parts["setup"] = [self.setup.base, self.setup.options, files]
+        if self.tool is not None:
+            parts["tool"] = [self.tool.name, self.tool.path, [[file.name, file.sha256] for file in self.tool.files]]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -228,7 +243,7 @@ def matrix(
 def program(case: Case) -> tuple[object, ...]:
     """What decides a case's outputs: thread counts and cores share one score."""
     files = tuple((file.name, file.sha256) for file in case.model.files)
-    return (files, str(case.runtime), case.delegate, case.setup, case.shapes, case.signature)
+    return (files, str(case.runtime), case.delegate, case.setup, case.tool, case.shapes, case.signature)
 
 
 def original(case: Case, cases: Sequence[Case]) -> Case | None:

@@ -9,15 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pocketbench import variants
+from pocketbench import native_tools, variants
 from pocketbench.config import devices as config
 from pocketbench.delegates import setups
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError
 from pocketbench.models import ModelFile, PlacedFile, open_model, place
-from pocketbench.plan import SCENARIO, Case, DelegateSetup, Plan, Request, check_delegate, matrix, parse_runtime
+from pocketbench.plan import (
+    NATIVE,
+    SCENARIO,
+    Case,
+    DelegateSetup,
+    NativeTool,
+    Plan,
+    Request,
+    check_delegate,
+    matrix,
+    parse_runtime,
+)
 from pocketbench.variants import Variants
 from pocketbench.workload import load as load_workload
+
+# A file by name and sha256.
+Kept = Callable[[str, str], PlacedFile]
 
 
 def make(
@@ -65,7 +79,7 @@ def make(
         for name in names
     ]
     request = Request(
-        cases=tuple(case for of_device in cases for case in of_device),
+        cases=tuple(_with_tool(case, entries) for of_device in cases for case in of_device),
         plan=plan,
         inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
         workload=str(options["workload"].absolute()) if options["workload"] else None,
@@ -73,6 +87,13 @@ def make(
         labels=labels,
     )
     return request, made
+
+
+def _with_tool(case: Case, entries: Mapping[str, config.DeviceEntry]) -> Case:
+    if case.runtime.name != NATIVE:
+        return case
+    tool = native_tools.choose(case.device, entries[case.device], case.model.suffix, case.delegate_base)
+    return replace(case, tool=tool)
 
 
 def content_of(paths: Sequence[Path | None]) -> str:
@@ -122,7 +143,7 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-def case_of(doc: Mapping[str, Any], kept: Callable[[str, str], PlacedFile] | None = None) -> Case:
+def case_of(doc: Mapping[str, Any], kept: Kept | None = None) -> Case:
     """A case from how the store keeps it. UsageError where a file is gone, or is another one by now.
 
     `kept` gives files by name and sha256, instead of those that lie where they lay then.
@@ -145,15 +166,24 @@ def case_of(doc: Mapping[str, Any], kept: Callable[[str, str], PlacedFile] | Non
         signature=doc["signature"],
         setup=_setup(doc.get("setup") or {}, kept),
         scenario=doc.get("scenario", SCENARIO),
+        tool=_tool(doc.get("tool"), kept),
     )
 
 
-def _setup(doc: Mapping[str, Any], kept: Callable[[str, str], PlacedFile] | None) -> DelegateSetup:
+def _setup(doc: Mapping[str, Any], kept: Kept | None) -> DelegateSetup:
+    options = tuple((name, value) for name, value in doc.get("options", ()))
+    return DelegateSetup(doc.get("base"), options, _files(doc, kept, "--delegate", "library"))
+
+
+def _tool(doc: Mapping[str, Any] | None, kept: Kept | None) -> NativeTool | None:
+    return None if doc is None else NativeTool(doc["name"], doc["path"], _files(doc, kept, "native_tools:", "tool"))
+
+
+def _files(doc: Mapping[str, Any], kept: Kept | None, option: str, kind: str) -> tuple[PlacedFile, ...]:
     files = []
     for told in doc.get("files", ()):
-        file = kept(told["name"], told["sha256"]) if kept else place(Path(told["path"]), told["name"], "--delegate")
+        file = kept(told["name"], told["sha256"]) if kept else place(Path(told["path"]), told["name"], option)
         if file.sha256 != told["sha256"]:
-            raise UsageError(f"{file.path}: is not the library that was used then (its sha256 differs)")
+            raise UsageError(f"{file.path}: is not the {kind} that was used then (its sha256 differs)")
         files.append(file)
-    options = tuple((name, value) for name, value in doc.get("options", ()))
-    return DelegateSetup(doc.get("base"), options, tuple(files))
+    return tuple(files)

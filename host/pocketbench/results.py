@@ -128,25 +128,28 @@ class WarmUp:
     """Runs before the timed ones, over all processes, and whether they had become steady."""
 
     runs: int
-    steady: bool
+    steady: bool | None
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of the run span, milliseconds. stdev_between: of process medians; stdev_within: the median process's own."""
+    """Of the run span, milliseconds. stdev_between: of process medians; stdev_within: the median process's own.
 
-    p50: float
+    A vendor's tool may tell a mean and no median.
+    """
+
+    p50: float | None
     ci95: Sequence[float] | None
     mean: float
-    min: float
-    max: float
+    min: float | None
+    max: float | None
     p90: float | None
     p90_upper: float | None
     p95: float | None
     p95_upper: float | None
     p99: float | None
     p99_upper: float | None
-    stdev_within: float
+    stdev_within: float | None
     stdev_between: float | None
     n: int
     processes: int
@@ -307,6 +310,9 @@ class Result:
     reasons: Sequence[Reason]
     load_ms: float | None = None
     first_inference_ms: float | None = None
+    # Of the process that compiled, where a delegate keeps its programs: those above have them ready then.
+    cold_load_ms: float | None = None
+    cold_first_inference_ms: float | None = None
     warm_up: WarmUp | None = None
     latency_ms: Latency | None = None
     io_ms: Io | None = None
@@ -328,6 +334,7 @@ class Result:
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     signature: str | None = None
     samples_ns: Sequence[Sequence[int]] = ()
+    told_p50_ns: Sequence[float] = ()
     plan: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -338,8 +345,10 @@ class Result:
         return f"{self.model.name} ({self.runtime.name}, {self.threads} thread{'s' if self.threads > 1 else ''})"
 
     def process_medians_ns(self) -> list[float]:
-        """The unit of every statistic: one median a process, in the order of rounds."""
-        return [float(median(samples)) for samples in self.samples_ns if len(samples)]
+        """The unit of every statistic: one median a process, in the order of rounds; of tools that tell no samples as
+        they tell it.
+        """
+        return [float(median(samples)) for samples in self.samples_ns if len(samples)] or list(self.told_p50_ns)
 
     def _energy_mj(self) -> float | None:
         """Gross; None where the verdict does not let it count."""

@@ -234,7 +234,8 @@ class Session:
         self._channel.close()
 
     def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
-        self.put([*case.model.files, *case.setup.files, *files.placed()])
+        tool = case.tool.files if case.tool is not None else ()
+        self.put([*case.model.files, *case.setup.files, *tool, *files.placed()])
         return wire.job(case, plan, files, phase, round_index)
 
     def _ask(self, case: Case, plan: Plan, files: JobFiles, phase: str) -> list[pb.Event]:
@@ -256,7 +257,7 @@ class Session:
                 events = []
                 for event in self._stub.Watch(watch, timeout=timeout, metadata=self._metadata()):
                     events.append(event)
-                    if event.HasField("phase") and event.phase.name == "first":
+                    if event.HasField("phase") and event.phase.name in ("first", "warm_up", "timed"):
                         started()
                 return events
         finally:

@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 import numpy as np
 
-from pocketbench import compression_verdict, energy_verdict, heat, stats
+from pocketbench import compression_verdict, energy_verdict, heat, runtime_verdict, stats
 from pocketbench.measurement import Placed, Process, Reading
 from pocketbench.plan import CPU
 from pocketbench.results import Accuracy, Fidelity, Latency, Reason
@@ -37,10 +37,6 @@ THRESHOLDS: Mapping[str, float] = {
     "ceiling": 0.995,
     "android_moderate": 2,
 }
-
-
-# As Mesa, Google, Microsoft and Qualcomm call theirs; "cpu / software" is WebGPU's own word for a kind of adapter.
-SOFTWARE_ADAPTERS = ("llvmpipe", "lavapipe", "swiftshader", "softpipe", "basic render", "simulator", "cpu / software")
 
 
 @dataclass(frozen=True)
@@ -93,11 +89,11 @@ def unsynchronised(e: Evidence) -> Reason | None:
 
 def implausible_latency(e: Evidence) -> Reason | None:
     """Zero, or faster than doing nothing at all."""
-    samples = [int(p.run_ns.min()) for p in e.processes if len(p.run_ns)]
+    least = min((ns for p in e.processes if (ns := p.least_ns) is not None), default=None)
     floor = 0 if e.null_runtime else THRESHOLDS["latency_floor_ns"]
-    if not samples or min(samples) > floor:
+    if least is None or least > floor:
         return None
-    return _invalid("implausible_latency", f"a run of {min(samples)} ns is shorter than a call that does nothing")
+    return _invalid("implausible_latency", f"a run of {least:.0f} ns is shorter than a call that does nothing")
 
 
 def output_nan(e: Evidence) -> Reason | None:
@@ -169,7 +165,7 @@ def suspended(e: Evidence) -> Reason | None:
 
 def too_few_samples(e: Evidence) -> Reason | None:
     """A process with so few runs that its median says nothing."""
-    fewest = min((len(p.run_ns) for p in e.processes), default=0)
+    fewest = min((p.runs for p in e.processes), default=0)
     if fewest >= THRESHOLDS["min_samples"]:
         return None
     return _invalid(
@@ -181,20 +177,13 @@ def partial_delegation(e: Evidence) -> Reason | None:
     """Part of the graph ran on the CPU."""
     if e.delegate == CPU or e.placed is None or not e.placed.known:
         return None
-    left = e.placed.nodes - e.placed.delegated
-    if not 0 < left < e.placed.nodes:
-        return None
-    ops = ", ".join(f"{op} x{count}" for op, count in sorted(e.placed.on_cpu.items(), key=lambda item: -item[1])[:5])
-    told = f"{left} of {e.placed.nodes} nodes ran on the CPU ({ops or 'which, it does not say'})"
-    if e.placed.partitions:
-        told += f", the rest in {e.placed.partitions} partition{'s' if e.placed.partitions > 1 else ''}"
-    return _warn("partial_delegation", told)
+    return runtime_verdict.partial(e.placed)
 
 
 def unstable(e: Evidence) -> Reason | None:
     """Processes disagree."""
     medians = _medians(e)
-    if len(medians) < 2:
+    if len(medians) < 2 or not any(medians):
         return None
     between = stdev(medians) / fmean(medians)
     if between <= THRESHOLDS["unstable_between"]:
@@ -283,7 +272,7 @@ def frequency_unpinned(e: Evidence) -> Reason | None:
 
 def percentile_withheld(e: Evidence) -> Reason | None:
     """A percentile whose 99 % bound lies too far above it is not shown."""
-    if e.latency is None:
+    if e.latency is None or not any(len(p.run_ns) for p in e.processes):
         return None
     held = [name for name in ("p90", "p95", "p99") if getattr(e.latency, name) is None]
     if not held:
@@ -316,28 +305,25 @@ def coverage_unknown(e: Evidence) -> Reason | None:
 
 def software_adapter(e: Evidence) -> Reason | None:
     """Software stands in for the accelerator: its time is the CPU's, and says nothing of a GPU or NPU."""
-    name = software(e.placed)
-    if not name:
-        return None
-    return Reason(
-        "software_adapter",
-        "note",
-        "latency",
-        f"{name.partition(',')[0]} is software on the CPU: its times are not those of a GPU or NPU",
-    )
-
-
-def software(placed: Placed | None) -> str:
-    """The adapter's name, where it is known to be software that stands in for hardware; else an empty string."""
-    adapter = placed.adapter if placed is not None else ""
-    return adapter if any(word in adapter.lower() for word in SOFTWARE_ADAPTERS) else ""
+    return runtime_verdict.software_stands_in(e.placed)
 
 
 def emulated(e: Evidence) -> Reason | None:
-    """Something stands in for the hardware: outputs and status are the model's, times are not the device's."""
-    if not e.emulated_by:
+    """Something stands in for the hardware or the program: outputs and status are the model's, times are not."""
+    told = e.emulated_by or next((p.facts.emulated_by for p in e.processes if p.facts and p.facts.emulated_by), "")
+    if not told:
         return None
-    return Reason("emulated", "note", "case", f"run by {e.emulated_by}: its times say nothing of hardware")
+    return Reason("emulated", "note", "case", f"run by {told}: its times say nothing of hardware")
+
+
+def told_by_tool(e: Evidence) -> Reason | None:
+    """A vendor's tool says how long its runs took, and nobody here saw what it did."""
+    return runtime_verdict.told_by_tool(e.processes)
+
+
+def runtime_changed(e: Evidence) -> Reason | None:
+    """Processes of one case ran in different builds: their median is of neither."""
+    return runtime_verdict.changed(e.processes)
 
 
 CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
@@ -345,6 +331,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     implausible_latency,
     output_nan,
     output_mismatch,
+    runtime_changed,
     throttled,
     rebooted,
     clock_jumped,
@@ -368,6 +355,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     fidelity_unavailable,
     coverage_unknown,
     software_adapter,
+    told_by_tool,
     emulated,
 )
 

@@ -86,6 +86,9 @@ def job(
         shapes={name: pb.Shape(dims=dims) for name, dims in case.shapes},
         seed=plan.seed,
     )
+    if case.tool is not None:
+        sent = [_file(file, file.name) for file in case.tool.files]
+        program.tool.CopyFrom(pb.Tool(name=case.tool.name, path=case.tool.path, files=sent))
     if files.inputs is not None:
         program.inputs.CopyFrom(_file(files.inputs, INPUTS_NAME))
     if files.runtime_archive is not None:
@@ -125,6 +128,8 @@ def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
     found: dict[str, Any] = {}
     if "load" in begun and "inputs" in begun:
         found["load_ns"] = begun["inputs"] - begun["load"]
+    if "load" in samples and samples["load"].run_ns:
+        found["load_ns"] = samples["load"].run_ns[0]
     if "first" in samples and samples["first"].run_ns:
         found["first_ns"] = samples["first"].run_ns[0]
     if "timed" in samples:
@@ -144,7 +149,10 @@ def process(events: Sequence[pb.Event], round_index: int) -> m.Process:
         elif event.HasField("placed"):
             found["placed"] = _placed(event.placed)
         elif event.HasField("warm_up"):
-            found |= {"warm_up_runs": event.warm_up.runs, "warm_up_steady": event.warm_up.steady}
+            steady = None if event.warm_up.unjudged else event.warm_up.steady
+            found |= {"warm_up_runs": event.warm_up.runs, "warm_up_steady": steady}
+        elif event.HasField("statistics") and event.statistics.phase == "timed":
+            found["told"] = _told(event.statistics)
         elif event.HasField("synchronisation"):
             found["probe_run_ns"] = tuple(event.synchronisation.run_ns)
             found["probe_read_ns"] = tuple(event.synchronisation.read_ns)
@@ -214,6 +222,7 @@ def facts(said: pb.ModelFacts) -> m.Facts:
         inputs_from=said.inputs_from,
         python=said.python,
         numpy=said.numpy,
+        emulated_by=said.emulated_by,
     )
 
 
@@ -257,6 +266,11 @@ def _tensor(said: pb.TensorInfo) -> m.Tensor:
     )
 
 
+def _told(said: pb.Statistics) -> m.Told:
+    told = {field.name: value for field, value in said.ListFields() if field.name.endswith("_ns")}
+    return m.Told(said.runs, **told)
+
+
 def _placed(said: pb.Placed) -> m.Placed:
     return m.Placed(
         known=said.known,
@@ -268,6 +282,7 @@ def _placed(said: pb.Placed) -> m.Placed:
         adapter=said.adapter,
         used=said.used,
         accelerated_by=said.accelerated_by,
+        stated=said.coverage,
     )
 
 

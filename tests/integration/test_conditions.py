@@ -121,12 +121,13 @@ def test_a_scenario_is_measured_again_as_it_was(bench: Bench) -> None:
 
 
 @contextmanager
-def plug(watts: float) -> Iterator[tuple[str, Any]]:
+def plug(watts: float, late_s: float = 0.0) -> Iterator[tuple[str, Any]]:
     """An HTTP server that speaks like a Shelly; what it says can be changed."""
     said = {"apower": watts, "output": True}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            time.sleep(late_s)
             said["apower"] += 0.001
             body = json.dumps(said).encode()
             self.send_response(200 if self.path == "/rpc/Switch.GetStatus?id=0" else 404)
@@ -161,6 +162,16 @@ def test_a_plug_on_the_wall_is_a_meter(bench: Bench) -> None:
     assert result["energy"] is None and result["status"] == "OK"
     message = next(r["message"] for r in result["reasons"] if r["code"] == "energy_unavailable")
     assert address in message
+
+
+def test_a_plug_that_answers_late_has_no_clock(bench: Bench) -> None:
+    devices = bench.home / "lab.yaml"
+    with plug(7.0, late_s=0.3) as (address, _):
+        devices.write_text(f"devices:\n  local: {{transport: local, power: {{meter: 'shelly:{address}'}}}}\n")
+        told = ("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "4", "--format", "json")
+        (result,) = bench(*told, "--devices", devices).results
+    found = {r["code"]: r["severity"] for r in result["reasons"] if r["scope"] == "energy"}
+    assert (result["status"], found.get("energy_clock")) == ("OK", "invalid")
 
 
 SETTINGS = """#!/bin/sh

@@ -27,6 +27,7 @@ devices:
       stub: {library: libstub.so}
       takes-none: {library: libstub.so, options: {take: 77}}
       garbage: {library: libstub.so, options: {take: 0}}
+      caching: {library: libstub.so, options: {cache: "{program_cache}"}}
       failing: {library: libstub.so, options: {fail: true}}
       no-device: {library: libstub.so, options: {no_device: true}}
       crashing: {library: libstub.so, options: {crash: true}}
@@ -59,11 +60,13 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measure(bench: Bench, libraries: Path, model: Path, *delegates: str) -> dict[str, dict[str, Any]]:
+def measure(
+    bench: Bench, libraries: Path, model: Path, *delegates: str, arguments: tuple[object, ...] = ()
+) -> dict[str, dict[str, Any]]:
     """Results by delegate."""
     wanted = [argument for name in delegates for argument in ("--delegate", name)]
     devices = ("--devices", libraries / "devices.yaml", "--device", "local")
-    ended = bench(*devices, "--model", model, *wanted, *QUICK, "--format", "json")
+    ended = bench(*devices, "--model", model, *wanted, *QUICK, *arguments, "--format", "json")
     assert ended.code in (0, 3), ended.stderr
     return {result["delegate"]["requested"]: result for result in ended.results}
 
@@ -93,6 +96,26 @@ def test_what_a_delegate_took(bench: Bench, libraries: Path) -> None:
     whole = chains.write(bench.home / "whole.tflite", ["NEG", "NEG", "NEG"])
     full = measure(bench, libraries, whole, "stub")["stub"]
     assert (full["status"], full["delegate"]["coverage"], full["delegate"]["on_cpu"]) == ("OK", "full", {})
+
+
+def test_the_first_load_apart_from_those_with_a_filled_cache(bench: Bench, libraries: Path) -> None:
+    """What a delegate compiled is kept for the case's next processes, and begun anew with the next run."""
+    model = chains.write(bench.home / "m.tflite", ["NEG"])
+    found = measure(bench, libraries, model, "caching", "stub", "cpu", arguments=("--processes", "3"))
+    caching = found["caching"]
+    assert caching["status"] == "OK", caching["reasons"]
+    assert caching["cold_load_ms"] > 300 > caching["load_ms"]
+    assert caching["cold_first_inference_ms"] is not None
+    for plain in ("stub", "cpu"):
+        assert (found[plain]["cold_load_ms"], found[plain]["cold_first_inference_ms"]) == (None, None)
+        assert found[plain]["load_ms"] is not None
+    alone = measure(bench, libraries, model, "caching")["caching"]
+    assert (alone["load_ms"], alone["first_inference_ms"]) == (None, None), "nothing was loaded from a filled cache"
+    assert alone["cold_load_ms"] > 300
+    devices = ("--devices", libraries / "devices.yaml", "--device", "local")
+    table = bench(*devices, "--model", model, "--delegate", "caching", *QUICK).stdout
+    assert "cold load ms" in table
+    assert "cold" not in bench(*devices, "--model", model, *QUICK).stdout
 
 
 def test_libraries_that_are_not_what_they_should_be(bench: Bench, libraries: Path) -> None:

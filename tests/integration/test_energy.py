@@ -142,6 +142,7 @@ LIES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "a counter that moves too seldom": ("energy_resolution", {"kind": "rapl", "late_s": 1.0}, {}),
     "a unit of nobody's": ("energy_implausible", {"kind": "battery", "volts": 3.85, "unit": "ca"}, {}),
     "a counter that is mostly nonsense": ("energy_implausible", {"kind": "rapl", "jumps": 0.3}, {}),
+    "a counter that runs backwards": ("energy_implausible", {"kind": "rapl", "backwards": True}, {}),
     "a device that warms up": ("energy_idle_drift", {"kind": "rapl"}, {"ramp_w_per_s": 0.4}),
 }
 
@@ -153,6 +154,18 @@ def test_a_lie_of_the_sensors_is_found(bench: Bench, name: str) -> None:
         (result,) = measured(bench, seconds="4").results
     assert reasons(result)[code]["severity"] == "invalid", reasons(result)
     assert result["status"] == "OK"
+
+
+def test_words_among_the_numbers_are_left_out(bench: Bench) -> None:
+    """A driver that now and then says "busy" costs readings, and no truth."""
+    with simulated(bench, [{"kind": "rapl", "words": 0.3, "words_above_w": 2.0}]) as truth_path:
+        (result,) = measured(bench).results
+        assert wait_until(truth_path.exists, 5)
+        truth = json.loads(truth_path.read_text())
+    joules, seconds = truth["work"]
+    assert result["status"] == "OK" and result["energy"] is not None, reasons(result)
+    assert result["energy"]["power_mw"] == pytest.approx(1000 * joules / seconds, rel=0.02)
+    assert not [r for r in reasons(result).values() if r["severity"] == "invalid"], reasons(result)
 
 
 def test_sensors_that_vanish_in_the_middle_are_no_crash(bench: Bench) -> None:

@@ -72,6 +72,10 @@ def rapl(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
             write(zone / "energy_uj", 0)
         elif random.random() < spec.get("jumps", 0.0):
             write(zone / "energy_uj", random.randrange(span))
+        elif watts > spec.get("words_above_w", 0.0) and random.random() < spec.get("words", 0.0):
+            write(zone / "energy_uj", "busy")
+        elif spec.get("backwards"):
+            write(zone / "energy_uj", span // 2 - round(joules * 1e6))
         else:
             write(zone / "energy_uj", (start + round(joules * 1e6)) % (span + 1))
 

@@ -12,9 +12,10 @@ import pytest
 from tests.integration.conftest import Bench, bench
 from tests.slow.emulated import TIMEOUT_S
 from tests.slow.stories import stories
+from tests.slow.test_reasons import waits
 
-__all__ = ["bench", "stories"]
-PATIENCE = "test_patience.py"
+__all__ = ["bench", "stories", "waits"]
+PATIENCE, REASONS = "test_patience.py", "test_reasons.py"
 
 NO_MODELS, NO_ROOM, NO_ROOT = "no ../shared/models here", "GB are free here", "takes root"
 # Which test may be skipped, and what it then says; all else is an untested story, and fails the run.
@@ -66,12 +67,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits for minutes is looked at last."""
-    items.sort(key=lambda item: item.path.name == PATIENCE)
+    items.sort(key=lambda item: item.path.name in (PATIENCE, REASONS))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _begun(request: pytest.FixtureRequest) -> None:
     """And begins first."""
+    if any(item.path.name == REASONS for item in request.session.items):
+        request.getfixturevalue("waits")
     if any(item.path.name == PATIENCE for item in request.session.items) and os.geteuid() == 0:
         request.getfixturevalue("stories")
 

@@ -38,6 +38,7 @@ def test_statistics_are_those_of_the_processes() -> None:
     medians = [float(np.median(p.run_ns)) / MS for p in processes]
     pooled = np.concatenate([p.run_ns for p in processes]) / MS
     assert result.latency_ms.p50 == pytest.approx(median(medians))
+    assert result.latency_ms.p50 is not None
     assert result.latency_ms.ci95[0] < result.latency_ms.p50 < result.latency_ms.ci95[1]
     assert (result.latency_ms.n, result.latency_ms.processes) == (1200, 6)
     assert result.latency_ms.mean == pytest.approx(pooled.mean())
@@ -52,7 +53,7 @@ def test_other_measurements_have_their_units() -> None:
     result = assemble(facts.case(), facts.processes(), CONTEXT)
     assert (result.load_ms, result.first_inference_ms) == (80.0, 15.0)
     assert result.io_ms is not None and result.io_ms.p50 == pytest.approx(0.02)
-    assert result.latency_ms is not None
+    assert result.latency_ms is not None and result.latency_ms.p50 is not None
     assert result.serial_rate_per_s == pytest.approx(1000 / (result.latency_ms.p50 + 0.02))
     assert result.cpu_per_wall == pytest.approx(1.0)
     assert result.run_delay_share == pytest.approx(1 / 1001)
@@ -231,14 +232,15 @@ def test_one_process_has_no_interval_and_no_spread_between() -> None:
     latency = facts.latency([facts.process()])
     assert latency is not None
     assert (latency.ci95, latency.stdev_between, latency.p99) == (None, None, None)
-    assert latency.stdev_within > 0
+    assert latency.stdev_within is not None and latency.stdev_within > 0
 
 
 def test_samples_of_processes_that_failed_are_left_out() -> None:
     failed = replace(facts.process(5, 99.0), ended=Ended("error", "report", "no placement"))
     result = assemble(facts.case(), [*facts.processes()[:5], failed], CONTEXT)
     assert len(result.samples_ns) == 5
-    assert result.latency_ms is not None and result.latency_ms.max < 50
+    assert result.latency_ms is not None and result.latency_ms.max is not None
+    assert result.latency_ms.max < 50
 
 
 def test_the_attempt_is_the_highest() -> None:

@@ -58,7 +58,7 @@ def test_a_runtime_without_a_model_is_refused() -> None:
 
 
 def test_a_model_without_a_runtime_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"b\.onnx: --runtime litert does not read \.onnx; onnxruntime does"):
+    with pytest.raises(UsageError, match=r"b\.onnx: --runtime litert does not read \.onnx; onnxruntime, native does"):
         matrix(["pi5"], [TFLITE, ONNX], [RuntimeChoice("litert")], ["cpu"], [1])
 
 

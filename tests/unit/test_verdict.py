@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pocketbench import verdict
-from pocketbench.measurement import OutputFact, Process, Reading
+from pocketbench.measurement import EMPTY, OutputFact, Process, Reading, Told
 from pocketbench.results import Accuracy, Fidelity
 from pocketbench.verdict import Evidence
 from tests.unit import facts
@@ -400,6 +400,39 @@ def test_coverage_unknown() -> None:
 def test_software_adapter(adapter: str) -> None:
     noted(planted(10, 10, adapter=adapter), "software_adapter")
     assert "software_adapter" not in notes(planted(10, 10))
+
+
+def by_tool(**told: Any) -> list[Process]:
+    """Processes of a vendor's tool: statistics, and no samples."""
+    said = replace(facts.FILE_FACTS, inputs_from="tool", inputs=(), outputs=())
+    none: dict[str, Any] = {
+        "run_ns": EMPTY,
+        "io_ns": EMPTY,
+        "warm_up_ns": EMPTY,
+        "outputs": (),
+        "output_constant": None,
+    }
+    probes: dict[str, Any] = {"probe_run_ns": (), "probe_read_ns": (), "probe_reread_ns": ()}
+    figures = {"runs": 60, "mean_ns": 7e6, "min_ns": 6e6, "max_ns": 9e6, **told}
+    return [replace(p, facts=said, told=Told(**figures), **none, **probes) for p in facts.processes()]
+
+
+def test_told_by_tool() -> None:
+    noted(facts.evidence(by_tool(median_ns=7e6)), "told_by_tool")
+    assert "told_by_tool" not in notes(facts.evidence())
+    mean = next(r for r in verdict.judge(facts.evidence(by_tool())) if r.code == "told_by_tool")
+    assert mean.message.endswith("nor a median, so that there is no p50")
+    # What holds for samples holds for what is told of them.
+    assert loud(facts.evidence(by_tool(median_ns=7e6))) == {}
+    only(facts.evidence(by_tool(median_ns=7e6, runs=5)), "too_few_samples", "invalid")
+    only(facts.evidence(by_tool(median_ns=0.0, min_ns=0.0)), "implausible_latency", "invalid")
+    only(facts.evidence(by_tool(min_ns=0.0)), "implausible_latency", "invalid")
+
+
+def test_runtime_changed() -> None:
+    first, *rest = facts.processes()
+    other = replace(first, facts=replace(facts.FILE_FACTS, runtime_version="1.33.0"))
+    assert "1.33.0, 1.32.0" in only(facts.evidence([other, *rest]), "runtime_changed", "invalid")
 
 
 def test_every_code_of_the_table_is_planted_here() -> None:

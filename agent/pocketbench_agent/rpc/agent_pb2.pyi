@@ -463,6 +463,7 @@ class Program(google.protobuf.message.Message):
     ITEMS_FIELD_NUMBER: builtins.int
     DELEGATE_FILES_FIELD_NUMBER: builtins.int
     RUNTIME_VERSION_FIELD_NUMBER: builtins.int
+    TOOL_FIELD_NUMBER: builtins.int
     runtime: builtins.str
     delegate: builtins.str
     signature: builtins.str
@@ -497,6 +498,10 @@ class Program(google.protobuf.message.Message):
     def delegate_files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___File]:
         """the first one is the library that the worker loads"""
 
+    @property
+    def tool(self) -> global___Tool:
+        """runtime native: the vendor's own program"""
+
     def __init__(
         self,
         *,
@@ -513,11 +518,34 @@ class Program(google.protobuf.message.Message):
         items: global___File | None = ...,
         delegate_files: collections.abc.Iterable[global___File] | None = ...,
         runtime_version: builtins.str = ...,
+        tool: global___Tool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["inputs", b"inputs", "items", b"items", "pipeline", b"pipeline", "runtime_archive", b"runtime_archive"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "delegate_files", b"delegate_files", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "runtime_version", b"runtime_version", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["inputs", b"inputs", "items", b"items", "pipeline", b"pipeline", "runtime_archive", b"runtime_archive", "tool", b"tool"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "delegate_files", b"delegate_files", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "runtime_version", b"runtime_version", "seed", b"seed", "shapes", b"shapes", "signature", b"signature", "tool", b"tool"]) -> None: ...
 
 global___Program = Program
+
+@typing.final
+class Tool(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    path: builtins.str
+    @property
+    def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___File]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        path: builtins.str = ...,
+        files: collections.abc.Iterable[global___File] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["files", b"files", "name", b"name", "path", b"path"]) -> None: ...
+
+global___Tool = Tool
 
 @typing.final
 class Shape(google.protobuf.message.Message):
@@ -685,6 +713,7 @@ class Event(google.protobuf.message.Message):
     TENSORS_FIELD_NUMBER: builtins.int
     WARM_UP_FIELD_NUMBER: builtins.int
     PROFILE_FIELD_NUMBER: builtins.int
+    STATISTICS_FIELD_NUMBER: builtins.int
     seq: builtins.int
     mono_ns: builtins.int
     @property
@@ -711,6 +740,8 @@ class Event(google.protobuf.message.Message):
     def warm_up(self) -> global___WarmUp: ...
     @property
     def profile(self) -> global___Profile: ...
+    @property
+    def statistics(self) -> global___Statistics: ...
     def __init__(
         self,
         *,
@@ -728,10 +759,11 @@ class Event(google.protobuf.message.Message):
         tensors: global___Tensors | None = ...,
         warm_up: global___WarmUp | None = ...,
         profile: global___Profile | None = ...,
+        statistics: global___Statistics | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "profile", b"profile", "reading", b"reading", "samples", b"samples", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "mono_ns", b"mono_ns", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "profile", b"profile", "reading", b"reading", "samples", b"samples", "seq", b"seq", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["what", b"what"]) -> typing.Literal["phase", "samples", "reading", "placed", "facts", "ended", "log", "synchronisation", "outputs", "tensors", "warm_up", "profile"] | None: ...
+    def HasField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "profile", b"profile", "reading", b"reading", "samples", b"samples", "statistics", b"statistics", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ended", b"ended", "facts", b"facts", "log", b"log", "mono_ns", b"mono_ns", "outputs", b"outputs", "phase", b"phase", "placed", b"placed", "profile", b"profile", "reading", b"reading", "samples", b"samples", "seq", b"seq", "statistics", b"statistics", "synchronisation", b"synchronisation", "tensors", b"tensors", "warm_up", b"warm_up", "what", b"what"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["what", b"what"]) -> typing.Literal["phase", "samples", "reading", "placed", "facts", "ended", "log", "synchronisation", "outputs", "tensors", "warm_up", "profile", "statistics"] | None: ...
 
 global___Event = Event
 
@@ -837,17 +869,66 @@ class WarmUp(google.protobuf.message.Message):
 
     RUNS_FIELD_NUMBER: builtins.int
     STEADY_FIELD_NUMBER: builtins.int
+    UNJUDGED_FIELD_NUMBER: builtins.int
     runs: builtins.int
     steady: builtins.bool
+    unjudged: builtins.bool
     def __init__(
         self,
         *,
         runs: builtins.int = ...,
         steady: builtins.bool = ...,
+        unjudged: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["runs", b"runs", "steady", b"steady"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["runs", b"runs", "steady", b"steady", "unjudged", b"unjudged"]) -> None: ...
 
 global___WarmUp = WarmUp
+
+@typing.final
+class Statistics(google.protobuf.message.Message):
+    """of a phase whose single runs nobody tells"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
+    MEAN_NS_FIELD_NUMBER: builtins.int
+    MIN_NS_FIELD_NUMBER: builtins.int
+    MAX_NS_FIELD_NUMBER: builtins.int
+    MEDIAN_NS_FIELD_NUMBER: builtins.int
+    STDEV_NS_FIELD_NUMBER: builtins.int
+    phase: builtins.str
+    runs: builtins.int
+    mean_ns: builtins.float
+    min_ns: builtins.float
+    max_ns: builtins.float
+    median_ns: builtins.float
+    stdev_ns: builtins.float
+    def __init__(
+        self,
+        *,
+        phase: builtins.str = ...,
+        runs: builtins.int = ...,
+        mean_ns: builtins.float | None = ...,
+        min_ns: builtins.float | None = ...,
+        max_ns: builtins.float | None = ...,
+        median_ns: builtins.float | None = ...,
+        stdev_ns: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_ns", b"_max_ns", "_mean_ns", b"_mean_ns", "_median_ns", b"_median_ns", "_min_ns", b"_min_ns", "_stdev_ns", b"_stdev_ns", "max_ns", b"max_ns", "mean_ns", b"mean_ns", "median_ns", b"median_ns", "min_ns", b"min_ns", "stdev_ns", b"stdev_ns"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_ns", b"_max_ns", "_mean_ns", b"_mean_ns", "_median_ns", b"_median_ns", "_min_ns", b"_min_ns", "_stdev_ns", b"_stdev_ns", "max_ns", b"max_ns", "mean_ns", b"mean_ns", "median_ns", b"median_ns", "min_ns", b"min_ns", "phase", b"phase", "runs", b"runs", "stdev_ns", b"stdev_ns"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_ns", b"_max_ns"]) -> typing.Literal["max_ns"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_mean_ns", b"_mean_ns"]) -> typing.Literal["mean_ns"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_median_ns", b"_median_ns"]) -> typing.Literal["median_ns"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_ns", b"_min_ns"]) -> typing.Literal["min_ns"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_stdev_ns", b"_stdev_ns"]) -> typing.Literal["stdev_ns"] | None: ...
+
+global___Statistics = Statistics
 
 @typing.final
 class Synchronisation(google.protobuf.message.Message):
@@ -940,6 +1021,7 @@ class Placed(google.protobuf.message.Message):
     USED_FIELD_NUMBER: builtins.int
     ACCELERATED_BY_FIELD_NUMBER: builtins.int
     KNOWN_FIELD_NUMBER: builtins.int
+    COVERAGE_FIELD_NUMBER: builtins.int
     nodes: builtins.int
     delegated: builtins.int
     partitions: builtins.int
@@ -948,6 +1030,8 @@ class Placed(google.protobuf.message.Message):
     used: builtins.str
     accelerated_by: builtins.str
     known: builtins.bool
+    coverage: builtins.str
+    """full | partial | none, where no nodes were counted"""
     @property
     def on_cpu(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     def __init__(
@@ -962,8 +1046,9 @@ class Placed(google.protobuf.message.Message):
         used: builtins.str = ...,
         accelerated_by: builtins.str = ...,
         known: builtins.bool = ...,
+        coverage: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accelerated_by", b"accelerated_by", "adapter", b"adapter", "delegated", b"delegated", "evidence", b"evidence", "known", b"known", "nodes", b"nodes", "on_cpu", b"on_cpu", "partitions", b"partitions", "used", b"used"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accelerated_by", b"accelerated_by", "adapter", b"adapter", "coverage", b"coverage", "delegated", b"delegated", "evidence", b"evidence", "known", b"known", "nodes", b"nodes", "on_cpu", b"on_cpu", "partitions", b"partitions", "used", b"used"]) -> None: ...
 
 global___Placed = Placed
 
@@ -1015,12 +1100,15 @@ class ModelFacts(google.protobuf.message.Message):
     PYTHON_FIELD_NUMBER: builtins.int
     NUMPY_FIELD_NUMBER: builtins.int
     SIGNATURES_FIELD_NUMBER: builtins.int
+    EMULATED_BY_FIELD_NUMBER: builtins.int
     runtime_version: builtins.str
     precision: builtins.str
     inputs_from: builtins.str
-    """file | seed"""
+    """file | seed | tool"""
     python: builtins.str
     numpy: builtins.str
+    emulated_by: builtins.str
+    """what stands in for the real program, as it says itself"""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TensorInfo]: ...
     @property
@@ -1038,8 +1126,9 @@ class ModelFacts(google.protobuf.message.Message):
         python: builtins.str = ...,
         numpy: builtins.str = ...,
         signatures: collections.abc.Iterable[builtins.str] | None = ...,
+        emulated_by: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["inputs", b"inputs", "inputs_from", b"inputs_from", "numpy", b"numpy", "outputs", b"outputs", "precision", b"precision", "python", b"python", "runtime_version", b"runtime_version", "signatures", b"signatures"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["emulated_by", b"emulated_by", "inputs", b"inputs", "inputs_from", b"inputs_from", "numpy", b"numpy", "outputs", b"outputs", "precision", b"precision", "python", b"python", "runtime_version", b"runtime_version", "signatures", b"signatures"]) -> None: ...
 
 global___ModelFacts = ModelFacts
 

@@ -86,7 +86,9 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the graph runs. `known` False: the runtime cannot tell."""
+    """Where the graph runs. `known` False: the runtime cannot tell. `coverage` (full, partial, none) stands where it
+    tells that, and counts no nodes.
+    """
 
     known: bool = False
     nodes: int = 0
@@ -97,6 +99,7 @@ class Placement:
     adapter: str = ""
     used: str = "cpu"
     accelerated_by: str = ""
+    coverage: str = ""
 
 
 @dataclass(frozen=True)

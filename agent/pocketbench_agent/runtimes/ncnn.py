@@ -6,9 +6,8 @@ is kept until it has been copied.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import ncnn
 import numpy as np
 
 from pocketbench_agent.errors import NotAvailable, StageError
+from pocketbench_agent.ncnn_param import input_shapes
 from pocketbench_agent.overhear import overhear
 from pocketbench_agent.runtimes import (
     OPEN,
@@ -32,8 +32,6 @@ from pocketbench_agent.runtimes import (
 VULKAN = ("gpu", "vulkan")
 # ncnn's own word for an adapter that is software (VkPhysicalDeviceType).
 CPU_TYPE = 3
-# Input's parameters: width, height, channels; 0 is open.
-WIDTH, HEIGHT, CHANNELS = 0, 1, 2
 # What makes kernels fast, and moves their results: off for the plain ones.
 FAST = ("use_winograd_convolution", "use_sgemm_convolution", "use_packing_layout")
 HALF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
@@ -158,20 +156,6 @@ class Ncnn:
         self._adapter = str(info.device_name()) + (", CPU / Software" if info.type() == CPU_TYPE else "")
         self._net.opt.use_vulkan_compute = True
         self._net.set_vulkan_device(index)
-
-
-def input_shapes(param: str) -> Mapping[str, tuple[int, ...]]:
-    """(channels, height, width) of each input that the .param tells the size of, outermost first."""
-    found: dict[str, tuple[int, ...]] = {}
-    for line in param.splitlines():
-        words = line.split()
-        if len(words) < 5 or words[0] != "Input":
-            continue
-        sizes = {int(key): int(value) for key, value in re.findall(r"(\d+)=(\d+)", " ".join(words[5:]))}
-        dims = [sizes[axis] for axis in (CHANNELS, HEIGHT, WIDTH) if sizes.get(axis)]
-        if dims:
-            found[words[4]] = tuple(dims)
-    return found
 
 
 def _accepted(told: tuple[int, ...] | None, asked: tuple[int, ...] | None) -> Sequence[int]:

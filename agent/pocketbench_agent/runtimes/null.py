@@ -7,6 +7,7 @@ that misbehave, so that a lab (and our own tests) can see how each shows up in a
     versions         {"2": 1.08}: a factor on sleep_ms of the versions that can be asked for (an upgrade that is slower)
     speed_file       a file on the device with a factor on sleep_ms, read at load (a device that is slower today)
     factors          one factor on sleep_ms a process, by its index (drift, unstable devices)
+    growth           each run sleeps so many times as long as the one before (a warm-up that never ends)
     output           echo (default) | nan | constant | noise (differs from process to process)
     inputs           {name: [dtype, shape]}; default {"x": ["float32", [1, 4]]}
     placement        {"nodes": 9, "delegated": 7, "partitions": 1, "on_cpu": {"SOFTMAX": 2}, "adapter": NAME}: any
@@ -28,7 +29,9 @@ import numpy as np
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, OpTime, Placement, TensorInfo, dtype_name
 
-KEYS = frozenset({"versions", "speed_file", "sleep_ms", "read_ms", "factors", "output", "inputs", "fail", "placement"})
+KEYS = frozenset(
+    {"versions", "speed_file", "sleep_ms", "read_ms", "factors", "growth", "output", "inputs", "fail", "placement"}
+)
 
 
 class Null:
@@ -79,6 +82,7 @@ class Null:
         self._pending = True
         if self._sleep_s:
             time.sleep(self._sleep_s)
+            self._sleep_s *= self._told.get("growth", 1)
 
     def read(self) -> list[Array]:
         """The outputs as told."""

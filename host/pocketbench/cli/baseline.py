@@ -169,13 +169,13 @@ def _pin(store: Store, suite: str, stored: nights.Stored, reason: str) -> None:
 
 def _row(store: Store, pinned: nights.Pinned) -> list[str]:
     stored = nights.result(store, pinned.result_id)
-    latency = stored.result.latency_ms
+    p50 = stored.result.metric("latency_p50")
     who = "itself" if pinned.by == BY_ITSELF else pinned.by
     return _shown(
         [
             [
                 *(pinned.series, stored.result.device, page.title(stored.result)),
-                f"{significant(latency.p50)} ms" if latency else MISSING,
+                MISSING if p50 is None else f"{significant(p50)} ms",
                 *(stored.result.id, (stored.night or MISSING).partition("/")[2], who, pinned.reason),
             ]
         ]

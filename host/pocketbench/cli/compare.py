@@ -67,8 +67,9 @@ def _rerun(a: str, b: str, options: Mapping[str, Any]) -> int:
 
 
 def _describe(result: Result) -> str:
-    p50 = f"{significant(result.latency_ms.p50)} ms" if result.latency_ms else "no latency"
-    return printable(f"{result.id} {result.title} on {result.device}: {p50}, {result.status}")
+    p50 = result.metric("latency_p50")
+    shown = "no latency" if p50 is None else f"{significant(p50)} ms"
+    return printable(f"{result.id} {result.title} on {result.device}: {shown}, {result.status}")
 
 
 def _how(found: comparing.Comparison) -> str:

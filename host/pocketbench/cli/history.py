@@ -43,7 +43,7 @@ def history(device: str | None, model: str | None, limit: int, form: str, store:
 
 
 def _cells(result: Result) -> list[str]:
-    latency = result.latency_ms
+    p50 = result.metric("latency_p50")
     return [
         result.id,
         printable(result.device),
@@ -51,6 +51,6 @@ def _cells(result: Result) -> list[str]:
         f"{result.runtime.name} {result.runtime.version or ''}".strip(),
         result.delegate.requested,
         str(result.threads),
-        f"{significant(latency.p50)} ms" if latency else MISSING,
+        MISSING if p50 is None else f"{significant(p50)} ms",
         result.status,
     ]

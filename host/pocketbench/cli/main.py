@@ -81,7 +81,7 @@ class Root(click.Group):
     "runtimes",
     multiple=True,
     metavar="NAME[==VERSION]",
-    help="litert, tflite-runtime, onnxruntime, ncnn, null; default by suffix. Repeatable.",
+    help="litert, tflite-runtime, onnxruntime, ncnn, native, null; default by suffix. Repeatable.",
 )
 @click.option("--workload", type=click.Path(path_type=Path), help="Python file with score(predict): adds accuracy.")
 @click.option(

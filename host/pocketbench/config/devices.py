@@ -77,6 +77,27 @@ class DelegateEntry(_Strict):
         return self
 
 
+class NativeToolEntry(_Strict):
+    """A vendor's benchmark program: a path of this host, relative to the file that names it, or `device:PATH`; files
+    of this host that lie beside it. Written as the path alone where that is all.
+    """
+
+    path: str
+    files: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, told: Any) -> Any:
+        return {"path": told} if isinstance(told, str) else told
+
+    @model_validator(mode="after")
+    def _whole(self) -> NativeToolEntry:
+        bare = self.path.removeprefix("device:")
+        if not bare or (bare != self.path and not bare.startswith("/")):
+            raise ValueError("give a path of this host, or device:/an/absolute/path")
+        return self
+
+
 Reached = Literal["local", "adb", "ssh"]
 
 
@@ -98,7 +119,7 @@ class _Keys(_Strict):
     delegates: dict[str, DelegateEntry] = Field(default_factory=dict)
     power: Power | None = None
     cpus: tuple[int, ...] = ()
-    native_tools: dict[str, str] = Field(default_factory=dict)
+    native_tools: dict[str, NativeToolEntry] = Field(default_factory=dict)
     prepare: Prepare | None = None
     cooldown: float | Literal["auto"] | None = None
     agent: Path | None = None
@@ -186,7 +207,7 @@ def _devices(path: Path, tree: Any) -> Mapping[str, DeviceEntry]:
 
 
 def _placed(entry: DeviceEntry, folder: Path) -> DeviceEntry:
-    """The libraries of its delegates by whole paths."""
+    """The libraries of its delegates, and its tools, by whole paths."""
     delegates = {
         name: one.model_copy(
             update={
@@ -196,7 +217,20 @@ def _placed(entry: DeviceEntry, folder: Path) -> DeviceEntry:
         )
         for name, one in entry.delegates.items()
     }
-    return entry.model_copy(update={"delegates": delegates})
+    tools = {
+        name: one.model_copy(
+            update={
+                "path": _whole(one.path, folder),
+                "files": tuple(_whole(file, folder) for file in one.files),
+            }
+        )
+        for name, one in entry.native_tools.items()
+    }
+    return entry.model_copy(update={"delegates": delegates, "native_tools": tools})
+
+
+def _whole(path: str, folder: Path) -> str:
+    return path if path.startswith("device:") else str(folder / Path(path).expanduser())
 
 
 def select(wanted: Sequence[str], devices: Mapping[str, DeviceEntry]) -> list[str]:
@@ -248,7 +282,12 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         model: type[BaseModel] = DevicesFile
         if len(location) > 1:
-            parts: Mapping[str, type[BaseModel]] = {"power": Power, "prepare": Prepare, "delegates": DelegateEntry}
+            parts: Mapping[str, type[BaseModel]] = {
+                "power": Power,
+                "prepare": Prepare,
+                "delegates": DelegateEntry,
+                "native_tools": NativeToolEntry,
+            }
             model = parts.get("".join(location[2:3]), DeviceEntry) if len(location) > 3 else DeviceEntry
         inside = f" in {'.'.join(location[:-1])}" if len(location) > 1 else ""
         return f"unknown key {location[-1]!r}{nearest(location[-1], model.model_fields)}{inside}"

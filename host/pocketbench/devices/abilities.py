@@ -23,8 +23,8 @@ from pocketbench.errors import NotReachable
 from pocketbench.measurement import Process
 from pocketbench.models import ModelFile, open_model
 from pocketbench.plan import CPU, DELEGATES, EXTERNAL, PLAIN, Case, Plan, RuntimeChoice
+from pocketbench.runtime_verdict import software_stands_in
 from pocketbench.session import Session
-from pocketbench.verdict import software
 from pocketbench.wire import JobFiles
 
 # One run: it is asked who computes, not how fast.
@@ -156,4 +156,6 @@ def _judged(case: Case, process: Process) -> Ability:
         return Ability(*about, "full")
     if placed is None or placed.coverage is None:
         return Ability(*about, "unknown", adapter=placed.adapter if placed else "")
-    return Ability(*about, placed.coverage, placed.nodes, placed.delegated, placed.adapter, bool(software(placed)))
+    return Ability(
+        *about, placed.coverage, placed.nodes, placed.delegated, placed.adapter, software_stands_in(placed) is not None
+    )

@@ -260,7 +260,7 @@ def _candidates(trusted: Mapping[str, Result]) -> list[Candidate]:
             Candidate(
                 device=device,
                 title=title(result),
-                latency_ms=result.latency_ms.p50,
+                latency_ms=p50,
                 accuracy=result.accuracy.value if result.accuracy else None,
                 accuracy_metric=result.accuracy.metric if result.accuracy else None,
                 bytes=result.model.bytes,
@@ -268,6 +268,6 @@ def _candidates(trusted: Mapping[str, Result]) -> list[Candidate]:
                 best=result.id in best,
             )
             for result in own
-            if result.latency_ms is not None
+            if (p50 := result.metric("latency_p50")) is not None
         ]
     return made

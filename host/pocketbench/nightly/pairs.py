@@ -50,12 +50,15 @@ def arms(new: Case, tonight: Result, baseline: Result, asked: Mapping[str, Any])
     """`asked` is the baseline's case as its run was asked. UsageError where its files are gone from this host."""
     changed = treatment(tonight).changed(treatment(baseline))
     runtime = new.runtime
-    if "runtime" in changed:
+    if "runtime" in changed and new.tool is None:
         runtime = RuntimeChoice(baseline.runtime.name, baseline.runtime.version)
     old = replace(new, runtime=runtime)
     if {"model", "delegate"} & set(changed):
         then = kept.case(asked)
         old = replace(old, model=then.model, setup=then.setup)
+    if "runtime" in changed and new.tool is not None:
+        # A tool that lies on the device is the one of tonight, and there is nothing to pair it with but itself.
+        old = replace(old, tool=kept.case(asked).tool)
     agent = treatment(baseline).agent if "agent" in changed else None
     return Arms(new, old, agent)
 

@@ -223,7 +223,7 @@ class Nightly:
         findings = []
         for device in {stored.result.device for stored in trusted.values()}:
             own = {key: s.result for key, s in trusted.items() if s.result.device == device}
-            values = {key: r.latency_ms.p50 for key, r in own.items() if r.latency_ms is not None}
+            values = {key: p50 for key, r in own.items() if (p50 := r.metric("latency_p50")) is not None}
             before = {key: self._segment(key, own[key], "latency_p50") for key in values}
             shift = judge.device_shift(values, before)
             shifts[device] = shift
@@ -248,8 +248,9 @@ class Nightly:
             old = last.result.device_info
             words[new.device] = page.system_change(old, new.device_info)
             values = [v for _, v in segment(self._past.get(key, []), old.fingerprint, "latency_p50", ())]
-            if new.latency_ms is not None and values:
-                steps.setdefault(new.device, []).append(new.latency_ms.p50 / median(values[-regression.WINDOW :]) - 1)
+            p50 = new.metric("latency_p50")
+            if p50 is not None and values:
+                steps.setdefault(new.device, []).append(p50 / median(values[-regression.WINDOW :]) - 1)
         found = []
         for device, word in words.items():
             step = median(steps[device]) if device in steps else 0.0

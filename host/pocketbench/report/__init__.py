@@ -19,7 +19,17 @@ from pocketbench.store.store import now
 SCHEMA = 1
 CSV_COLUMNS = (
     *("run_id", "id", "device", "model", "format", "sha256", "bytes", "runtime", "runtime_version", "delegate"),
-    *("threads", "status", "reasons", "load_ms", "first_inference_ms", "p50_ms", "p50_lo_ms", "p50_hi_ms"),
+    *(
+        "threads",
+        "status",
+        "reasons",
+        "load_ms",
+        "first_inference_ms",
+        "cold_load_ms",
+        "p50_ms",
+        "p50_lo_ms",
+        "p50_hi_ms",
+    ),
     *("p90_ms", "p95_ms", "p99_ms", "io_ms", "frame_ms", "frames_per_s", "memory_peak_mb"),
     *("energy_mj", "energy_idle_mj", "energy_net_mj", "energy_source", "scenario"),
     *("accuracy_metric", "accuracy", "accuracy_lo", "accuracy_hi"),
@@ -79,6 +89,7 @@ def _csv_cells(r: Result) -> dict[str, object]:
         "reasons": " ".join(reason.code for reason in r.reasons),
         "load_ms": r.load_ms,
         "first_inference_ms": r.first_inference_ms,
+        "cold_load_ms": r.cold_load_ms,
         "p50_ms": latency and latency.p50,
         "p50_lo_ms": p50_lo,
         "p50_hi_ms": p50_hi,

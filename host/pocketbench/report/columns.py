@@ -44,7 +44,7 @@ def table(results: Sequence[Result], originals: Mapping[str, str] = MappingProxy
     rows = [[column.text(result) for column in columns] for result in results]
     headings = [column.heading for column in columns]
     right = [column.right for column in columns]
-    fit = (place for place, result in enumerate(results) if result.status == "OK" and not _software(result))
+    fit = (place for place, result in enumerate(results) if result.status == "OK" and not _stood_in_for(result))
     base = next(fit, None)
     if len(results) > 1 and base is not None:
         place = headings.index("p90 ms")
@@ -99,6 +99,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         Column("cpus", lambda r: ",".join(map(str, r.cpus or ())) or MISSING) if several["cpus"] else None,
         Column("scenario", lambda r: r.scenario, right=False) if several["scenario"] else None,
         Column("size MB", lambda r: f"{r.model.bytes / 1e6:.2f}"),
+        Column("cold load ms", lambda r: _number(r.cold_load_ms)) if any(r.cold_load_ms for r in results) else None,
         Column("load ms", lambda r: _number(r.load_ms)),
         Column("first ms", lambda r: _number(r.first_inference_ms)),
         Column("p50 ms [95 %]", _p50),
@@ -124,6 +125,8 @@ def _p50(result: Result) -> str:
     latency = result.latency_ms
     if latency is None:
         return MISSING
+    if latency.p50 is None:
+        return f"mean {significant(latency.mean)}"
     interval = f" [{significant(latency.ci95[0])}, {significant(latency.ci95[1])}]" if latency.ci95 else ""
     return significant(latency.p50) + interval
 
@@ -176,8 +179,13 @@ def _delegate(result: Result) -> str:
 
 
 def _software(result: Result) -> bool:
-    """Did software stand in for a GPU or NPU? Its time is compared with nothing."""
+    """Did software stand in for a GPU or NPU?"""
     return any(reason.code == "software_adapter" for reason in result.reasons)
+
+
+def _stood_in_for(result: Result) -> bool:
+    """Did something stand in for what was asked, on a device that is real? Its time is compared with nothing."""
+    return _software(result) or (not result.emulated and any(r.code == "emulated" for r in result.reasons))
 
 
 def _reasons(result: Result) -> str:
@@ -189,7 +197,7 @@ def _against(first: Result, result: Result) -> str:
     """How many times the latency of another row, paired by rounds where both ran in the same ones."""
     if result is first:
         return "1"
-    ratio = None if _software(result) else paired(first, result)
+    ratio = None if _stood_in_for(result) else paired(first, result)
     if ratio is None:
         return MISSING
     interval = f" [{ratio.lo:.2f}, {ratio.hi:.2f}]" if ratio.lo is not None and ratio.hi is not None else ""

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pocketbench import __version__
 from pocketbench.errors import StoreError, UsageError
 from pocketbench.measurement import Process
+from pocketbench.models import PlacedFile
 from pocketbench.plan import Request
 from pocketbench.results import METRICS, Result, from_doc, samples_of, to_doc
 from pocketbench.series import series_key
@@ -258,6 +259,10 @@ def _stamp(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _placed(files: Sequence[PlacedFile]) -> list[dict[str, str]]:
+    return [{"name": file.name, "path": str(file.path.absolute()), "sha256": file.sha256} for file in files]
+
+
 def request_doc(request: Request) -> dict[str, Any]:
     """What was asked, as `bench rerun` needs it."""
     return {
@@ -284,11 +289,10 @@ def request_doc(request: Request) -> dict[str, Any]:
                 "setup": {
                     "base": case.setup.base,
                     "options": [list(option) for option in case.setup.options],
-                    "files": [
-                        {"name": file.name, "path": str(file.path.absolute()), "sha256": file.sha256}
-                        for file in case.setup.files
-                    ],
+                    "files": _placed(case.setup.files),
                 },
+                "tool": case.tool
+                and {"name": case.tool.name, "path": case.tool.path, "files": _placed(case.tool.files)},
                 "scenario": case.scenario,
             }
             for case in request.cases

@@ -1,0 +1,287 @@
+"""The worker of runtime `native`: starts the vendor's tool, follows what it prints, and writes Events."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from pocketbench_agent import libraries
+from pocketbench_agent.emitter import Emitter, serve
+from pocketbench_agent.errors import NotAvailable, ProgramEnded, StageError
+from pocketbench_agent.native import Ask, Statistics, Told, Tool, emulated_by, tool
+from pocketbench_agent.rpc import agent_pb2 as pb
+from pocketbench_agent.worker import conditions, options_of, pin, placed_event
+
+LOOK_S = 0.05
+# A tool that prints without end is ended by the deadline, and must not take the memory until then.
+TEXT_BYTES = 8 * 1024 * 1024
+# Runs of the start that tells how long one lasts.
+FEW = 4
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One start of the tool: what it printed on both streams, its exit code (of a signal negative), and the most memory
+    that was seen of it.
+    """
+
+    text: str
+    code: int
+    peak_bytes: int | None
+
+
+def main() -> int:
+    """Run the one job on stdin."""
+    return serve(_run)
+
+
+def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
+    emitter.begin("start")
+    _check(job)
+    pin(job.placement.cpus)
+    emitter.begin("runtime")
+    told = job.program.tool
+    module = tool(told.name)
+    program = Path(told.path or told.files[0].path)
+    version = _version(program, told.name)
+    with tempfile.TemporaryDirectory() as scratch:
+        ask = _ask(job, Path(scratch))
+        if job.phase == "profile":
+            emitter.begin("profile")
+            _profile(program, module, replace(ask, profile=True), emitter)
+        else:
+            emitter.begin("load")
+            _measure(program, module, ask, version, emitter)
+
+
+def _check(job: pb.Job) -> None:
+    """NotAvailable for what no tool can do."""
+    told = job.program.tool
+    suffix = Path(job.files[0].path).suffix
+    if not told.name:
+        raise NotAvailable(
+            f"this device has no tool that runs {suffix} files on {job.program.delegate or 'cpu'}: name one under "
+            "native_tools in devices.yaml"
+        )
+    if job.phase not in ("latency", "profile"):
+        raise NotAvailable(f"{told.name} gives no outputs, and is not measured in phase {job.phase}")
+    if not job.plan.scenario.startswith("single_stream") and job.plan.scenario:
+        raise NotAvailable(f"{told.name} is measured back to back only, not {job.plan.scenario}")
+    if job.program.inputs.path:
+        raise NotAvailable(f"{told.name} makes its own inputs: leave --inputs out")
+
+
+def _ask(job: pb.Job, scratch: Path) -> Ask:
+    plan, program = job.plan, job.program
+    libraries_sent = [Path(file.path).absolute() for file in program.delegate_files]
+    return Ask(
+        model=Path(job.files[0].path).absolute(),
+        scratch=scratch,
+        delegate=program.delegate or "cpu",
+        options=options_of(program),
+        library=libraries_sent[0] if libraries_sent else None,
+        signature=program.signature,
+        shapes={name: tuple(shape.dims) for name, shape in program.shapes.items()},
+        threads=job.placement.threads or 1,
+        warm_up_runs=plan.warm_up_min_runs or 1,
+        warm_up_s=plan.warm_up_min_time_s,
+        min_runs=plan.min_runs,
+        min_time_s=plan.min_time_s,
+        max_time_s=plan.max_time_s,
+        loops=min(plan.min_runs, plan.max_runs) or 1,
+    )
+
+
+def _measure(program: Path, module: Tool, ask: Ask, version: str, emitter: Emitter) -> None:
+    learnt = Told()
+    if module.LOOPED:
+        learnt = _believed(program, module, replace(ask, loops=FEW, warm_up_runs=1, verbose=True))
+        ask = _looped(ask, learnt)
+    before = conditions()
+
+    coming = list(module.STAGES)
+
+    def stage(line: str) -> None:
+        if coming and coming[0][0] in line:
+            emitter.begin(coming.pop(0)[1])
+
+    ran = _start(program, module.arguments(ask), stage)
+    after = conditions()
+    told = _read(program, module, ran, ask)
+    if emitter.stage != "report":
+        emitter.begin("report")
+    now = time.perf_counter_ns()
+    emitter.reading("memory", "peak", "bytes", (now, ran.peak_bytes))
+    emitter.reading("memory", "model", "bytes", (now, told.model_bytes))
+    for key, value in before[1].items():
+        if key[0] != "worker":
+            emitter.reading(*key, (before[0], value), (after[0], after[1][key]))
+    facts = pb.ModelFacts(runtime_version=version, precision=module.PRECISION, inputs_from="tool")
+    facts.python, facts.emulated_by = sys.version.split()[0], emulated_by(ran.text)
+    emitter.send(facts=facts)
+    _send(told, ask, emitter)
+    placement = told.placement or learnt.placement
+    if placement is not None:
+        known = learnt.placement if not placement.known and learnt.placement is not None else placement
+        emitter.send(placed=placed_event(known))
+
+
+def _looped(ask: Ask, learnt: Told) -> Ask:
+    """As many runs, and runs of warm-up before, as the plan's times take."""
+    mean_s = _mean_ns(learnt) / 1e9
+    most = max(1, math.floor(ask.max_time_s / mean_s))
+    warm_up = max(ask.warm_up_runs, math.ceil(ask.warm_up_s / mean_s))
+    return replace(
+        ask, loops=min(most, max(ask.loops, math.ceil(ask.min_time_s / mean_s))), warm_up_runs=min(warm_up, most)
+    )
+
+
+def _mean_ns(told: Told) -> float:
+    if told.samples_ns:
+        return max(1.0, sum(told.samples_ns) / len(told.samples_ns))
+    return max(1.0, (told.timed.mean_ns if told.timed is not None else None) or 1.0)
+
+
+def _profile(program: Path, module: Tool, ask: Ask, emitter: Emitter) -> None:
+    told = _believed(program, module, ask)
+    if not told.profile:
+        raise NotAvailable("this tool does not tell where its time goes")
+    ops = [pb.OpTime(op=o.op, runs_on=o.runs_on, nodes=o.nodes, total_ns=o.total_ns) for o in told.profile]
+    emitter.send(profile=pb.Profile(ops=ops))
+
+
+def _send(told: Told, ask: Ask, emitter: Emitter) -> None:
+    if told.init_ns is not None:
+        emitter.send(samples=pb.Samples(phase="load", run_ns=[round(told.init_ns)], every=1))
+    if told.first_ns is not None:
+        emitter.send(samples=pb.Samples(phase="first", run_ns=[round(told.first_ns)], every=1))
+    if told.samples_ns:
+        split = min(ask.warm_up_runs, len(told.samples_ns) - 1)
+        for phase, part in (("warm_up", told.samples_ns[:split]), ("timed", told.samples_ns[split:])):
+            emitter.send(samples=pb.Samples(phase=phase, run_ns=part, every=1))
+        emitter.send(warm_up=pb.WarmUp(runs=split, unjudged=True))
+        return
+    for phase, found in (("warm_up", told.warm_up), ("timed", told.timed)):
+        if found is not None:
+            emitter.send(statistics=_statistics(phase, found))
+    if told.warm_up is not None:
+        emitter.send(warm_up=pb.WarmUp(runs=told.warm_up.runs, unjudged=True))
+
+
+def _statistics(phase: str, found: Statistics) -> pb.Statistics:
+    return pb.Statistics(
+        phase=phase,
+        runs=found.runs,
+        mean_ns=found.mean_ns,
+        min_ns=found.min_ns,
+        max_ns=found.max_ns,
+        median_ns=found.median_ns,
+        stdev_ns=found.stdev_ns,
+    )
+
+
+def _believed(program: Path, module: Tool, ask: Ask) -> Told:
+    """A start that is not measured."""
+    told = _read(program, module, _start(program, module.arguments(ask), lambda line: None), ask)
+    for left in ask.scratch.iterdir():
+        left.unlink()
+    return told
+
+
+def _read(program: Path, module: Tool, ran: Ran, ask: Ask) -> Told:
+    """What the tool said; an error where it failed, said that it did, or told no time."""
+    told = module.told(ran.text, ask)
+    if told.missing:
+        raise NotAvailable(f"{program.name}: {told.missing}")
+    if ran.code < 0:
+        raise ProgramEnded(f"{program.name} died of {signal.Signals(-ran.code).name}", -ran.code)
+    lines = [line.strip() for line in ran.text.splitlines() if line.strip()]
+    if told.trouble:
+        raise StageError(f"{program.name}: {told.trouble}")
+    if ran.code:
+        said = next((line for line in lines if "rror" in line or "xception" in line), lines[-1] if lines else "nothing")
+        raise StageError(f"{program.name} ended with code {ran.code}, and says: {said[:300]}")
+    if not told.samples_ns and (told.timed is None or told.timed.mean_ns is None):
+        said = f"; its last line is: {lines[-1][:200]}" if lines else ", and printed nothing"
+        raise ProgramEnded(f"{program.name} ended without a result{said}")
+    return told
+
+
+def _start(program: Path, arguments: list[str], line_seen: Callable[[str], None]) -> Ran:
+    """Run to the end; the agent ends it, with this worker, at the job's deadline. StageError: it cannot be started."""
+    folders = [str(program.parent.absolute()), str(Path.cwd() / ".delegate"), os.environ.get("LD_LIBRARY_PATH", "")]
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))}
+    try:
+        running = subprocess.Popen(
+            [str(program.absolute()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    except OSError as error:
+        raise StageError(f"{program.name} cannot be started: {error.strerror}") from error
+    kept: list[str] = []
+
+    def follow() -> None:
+        size = 0
+        assert running.stdout is not None
+        for data in iter(lambda: running.stdout.readline(65536), b""):  # type: ignore[union-attr]
+            sys.stderr.write(line := data.decode(errors="replace"))
+            if size < TEXT_BYTES:
+                kept.append(line)
+                size += len(data)
+                line_seen(line)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    peak: int | None = None
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(LOOK_S)
+            break
+        seen = _peak_bytes(running.pid)
+        peak = seen if peak is None else max(peak, seen or 0)
+    follower.join(5.0)
+    return Ran("".join(kept), running.returncode, peak)
+
+
+def _peak_bytes(pid: int) -> int | None:
+    """The most resident memory of the largest of a process and its children: a tool may be started by a script."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                found.append(int(line.split()[1]) * 1024)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found += [peak for child in children if (peak := _peak_bytes(int(child))) is not None]
+    return max(found, default=None)
+
+
+def _version(program: Path, name: str) -> str:
+    """The tool's name with the beginning of its sha256: they do not tell their version themselves."""
+    if not program.is_file():
+        raise NotAvailable(f"{program}: this device has no such file (native_tools in devices.yaml)")
+    content = program.read_bytes()
+    if content[:2] != b"#!":
+        libraries.check(program, "program")
+    with contextlib.suppress(OSError):
+        # Files arrive without the right to be executed.
+        program.chmod(program.stat().st_mode | 0o100)
+    return f"{name} {hashlib.sha256(content).hexdigest()[:8]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
