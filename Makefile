@@ -23,11 +23,14 @@ demo: $(VENV)/.compress  ## Train a network, compress it in ten ways, and measur
 
 test: check protos-check  ## Lint, types, wire code, and all tests but the slow ones.
 	@$(MAKE) --no-print-directory bundle || echo "Tests of devices without Python will be skipped."
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests --numprocesses 3 --dist loadfile || $(BIN)/python -m pytest tests $(AGAIN)
 
-# An emulated board may stall on a busy machine: what failed is run once more, for all to see, and has to pass then.
+# What times processes and links may stall on a busy machine: what failed is run once more, alone and for all to see, and
+# has to pass then.
+AGAIN := --last-failed --last-failed-no-failures none
+
 test-slow: bundle  ## Tests that take minutes each: the board, and what needs patience. No skips but listed ones.
-	$(BIN)/python -m pytest tests/slow || $(BIN)/python -m pytest tests/slow --last-failed --last-failed-no-failures none
+	$(BIN)/python -m pytest tests/slow || $(BIN)/python -m pytest tests/slow $(AGAIN)
 
 test-accel: $(VENV)/.dev  ## Tests of NPU and GPU paths, on a simulator and a software Vulkan (300 MB of packages).
 	$(BIN)/python -m tests.accel.fetch build/accel

@@ -120,8 +120,11 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
         shapes={name: tuple(shape.dims) for name, shape in job.program.shapes.items()},
         process_index=job.plan.process_index,
         libraries=tuple(Path(file.path).absolute() for file in job.program.delegate_files),
+        version=program.runtime_version,
     )
     facts = runtime.load([Path(file.path) for file in job.files], options)
+    if program.runtime_version and runtime.version != program.runtime_version:
+        raise StageError(f"{program.runtime} {program.runtime_version} was asked for, {runtime.version} was loaded")
     emitter.begin("inputs")
     _memory(emitter, "loaded")
     from_file = bool(job.program.inputs.path)

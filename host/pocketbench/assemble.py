@@ -146,7 +146,11 @@ def assemble(
         signature=case.signature,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
         plan=context.plan,
-        environment=_environment(context.device, facts, good),
+        environment={
+            **_environment(context.device, facts, good),
+            "model_files": {file.name: file.sha256 for file in case.model.files},
+            "delegate_files": {file.name: file.sha256 for file in case.setup.files},
+        },
         labels=context.labels,
     )
 

@@ -10,20 +10,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from pocketbench import verdict
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import StoreError
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
-from pocketbench.models import PlacedFile, printable
+from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import Request, original
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
 from pocketbench.store.store import Store
 from pocketbench.turns import Turns
-from pocketbench.workload import DevicePipeline, Workload
+from pocketbench.workload import DevicePipeline, Workload, device_pipeline, load
 
 INTERRUPTED = 130
 JOIN_S = 0.2
@@ -38,6 +41,37 @@ class Outcome:
     interrupted: bool
     # Of compressed results, by id: what they are compared with.
     originals: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What the cases of a request are fed and scored with."""
+
+    inputs: PlacedFile | None
+    workload: Workload | None
+
+
+def feed(request: Request, seen: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Fed:
+    """Read the files that a request names; `seen` are digests of what its models learnt from. UsageError."""
+    inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
+    workload = load(Path(request.workload)) if request.workload else None
+    return Fed(inputs, replace(workload, seen=seen) if workload is not None and seen else workload)
+
+
+def measure(
+    request: Request,
+    devices: Mapping[str, DeviceEntry],
+    store: Store,
+    run_id: str,
+    progress: Progress,
+    fed: Fed,
+    resumed: bool = False,
+    keep: bool = False,
+) -> Outcome:
+    """`run`, with whole frames timed where the workload says what they are."""
+    with TemporaryDirectory(prefix="pocketbench-") as scratch:
+        pipeline = device_pipeline(fed.workload, Path(scratch)) if fed.workload is not None else None
+        return run(request, devices, store, run_id, progress, fed.inputs, fed.workload, pipeline, resumed, keep)
 
 
 def run(

@@ -96,7 +96,10 @@ class Lane:
         self._failures: dict[str, list[Reason]] = {case.key: [] for case in self.cases}
         self._open_cases = [case for case in self.cases if case.key not in self.results]
         self._order = planning.order(
-            [case.key for case in self.cases], self.request.plan.processes, self.request.plan.seed
+            [case.key for case in self.cases],
+            self.request.plan.processes,
+            self.request.plan.seed,
+            self.request.plan.turns,
         )
 
     def run(self) -> None:
@@ -384,7 +387,8 @@ class Lane:
             measured,
             profile,
         )
-        self.store.save_result(self.run_id, case.key, result, self._fence)
+        items = scored.items if isinstance(scored, Scored) else None
+        self.store.save_result(self.run_id, case.key, result, self._fence, self.request.night, items)
         self.results[case.key] = result
         if result.status != "OK":
             stage = f" in stage {result.stage}" if result.stage else ""

@@ -27,6 +27,9 @@ DELEGATES = (CPU, "gpu", "npu", "xnnpack", "qnn", "nnapi", "webgpu", "vulkan", "
 # A library that the user names, loaded in the worker: `external:PATH`.
 EXTERNAL = "external"
 SCENARIO = "single_stream"
+SHUFFLED, ALTERNATING, MIRRORED = "shuffled", "alternating", "mirrored"
+# Of a pair: what is there now, and what it is held against.
+NEW, BASELINE = "new", "baseline"
 # The recipe that changes nothing.
 ORIGINAL = "fp32"
 
@@ -70,6 +73,9 @@ class Case:
     signature: str | None = None
     scenario: str = SCENARIO
     setup: DelegateSetup = PLAIN
+    # Which of a pair it is, and of which pair, where the same thing is measured several times in one run.
+    arm: str = ""
+    pair: int = 0
 
     @property
     def delegate_base(self) -> str:
@@ -104,6 +110,8 @@ class Case:
             "signature": self.signature,
             "scenario": self.scenario,
         }
+        if self.arm:
+            parts["arm"] = [self.arm, self.pair]
         if self.setup != PLAIN:
             files = [[file.name, file.sha256] for file in self.setup.files]
             parts["setup"] = [self.setup.base, self.setup.options, files]
@@ -113,7 +121,8 @@ class Case:
     def label(self) -> str:
         """For progress and messages."""
         delegate = "" if self.delegate == CPU else f" {self.delegate}"
-        return f"{self.model.file_name} {self.runtime}{delegate} x{self.threads}"
+        arm = f" ({self.arm}, pair {self.pair + 1})" if self.arm else ""
+        return f"{self.model.file_name} {self.runtime}{delegate} x{self.threads}{arm}"
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,8 @@ class Plan:
     warm_up_max_time_s: float = 30.0
     cooldown_s: float | None = None
     seed: int = 0
+    # The cases of a round: shuffled, or by turns in their order and in reverse; mirrored begins with the reverse.
+    turns: str = SHUFFLED
     profile: bool = False
     # The energy phase: so long at work, where it is asked for; a third of it idle before and after.
     energy_s: float | None = None
@@ -159,6 +170,8 @@ class Request:
     workload: str | None = None
     content: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    # The night of a suite that the results belong to.
+    night: str | None = None
 
     @property
     def digest(self) -> str:
@@ -222,6 +235,9 @@ def original(case: Case, cases: Sequence[Case]) -> Case | None:
     """What a compressed case is compared with: the uncompressed network in the same format, on the same device, asked
     the same way (on the CPU, where it is measured there too). None where there is none, or the case is it.
     """
+    if case.arm:
+        pairs = (one for one in cases if (one.arm, one.pair, one.device) == (BASELINE, case.pair, case.device))
+        return next(pairs, None) if case.arm == NEW else None
     if case.model.recipe in (None, ORIGINAL):
         return None
     rank = [
@@ -267,8 +283,11 @@ def check_delegate(name: str, own: Sequence[str] = ()) -> str:
     return name
 
 
-def order(keys: Sequence[str], rounds: int, seed: int) -> list[list[str]]:
-    """For each round every key once, shuffled anew, so that drift and heat fall on all alike."""
+def order(keys: Sequence[str], rounds: int, seed: int, turns: str = SHUFFLED) -> list[list[str]]:
+    """For each round every key once, shuffled anew or turned round, so that drift and heat fall on all alike."""
+    if turns != SHUFFLED:
+        first = list(keys) if turns == ALTERNATING else list(keys)[::-1]
+        return [first if number % 2 == 0 else first[::-1] for number in range(rounds)]
     shuffler = random.Random(seed)
     made = []
     for _ in range(rounds):

@@ -16,13 +16,14 @@ from pocketbench.stats import t_quantile
 
 # Nights that a bound is made of, and how far back the second window ends, in which a drift has not begun yet.
 WINDOW, LAG = 20, 10
-# With fewer nights a series is learning: nothing is suspected.
-LEARNING = 10
+# With fewer nights a series is learning: nothing is suspected. From so few on it can be said what would be detected.
+LEARNING, LEAST_NIGHTS = 10, 5
 # A suspicion costs minutes, a red page costs trust.
 SUSPECT_ALPHA, CONFIRM_ALPHA = 0.05, 0.01
 # Smaller changes are nobody's business.
 LEAST_SUSPECT, LEAST_CONFIRMED = 0.02, 0.01
 FIRST_PAIRS, SECOND_PAIRS = 5, 10
+RERUNS = 3
 
 
 @dataclass(frozen=True)
@@ -42,32 +43,34 @@ class Confirmation:
     stands: bool
 
 
-def bound(history: Sequence[float], alpha: float = SUSPECT_ALPHA) -> float | None:
-    """What one more night stays below with probability 1 - alpha, if nothing changed; None while learning.
+def bound(
+    history: Sequence[float], alpha: float = SUSPECT_ALPHA, least: float = LEAST_SUSPECT, enough: int = LEARNING
+) -> float | None:
+    """What one more night stays below with probability 1 - alpha, if nothing changed; None of fewer than `enough`.
 
-    A t prediction bound, and 2 % above the mean at least. `history` are logarithms, as the result.
+    A t prediction bound, and at least `least` (relative) above the mean. `history` are logarithms, as the result.
     """
-    if len(history) < LEARNING:
+    if len(history) < enough:
         return None
     n = len(history)
     half = t_quantile(1 - alpha, n - 1) * stdev(history) * math.sqrt(1 + 1 / n)
-    return fmean(history) + max(half, math.log1p(LEAST_SUSPECT))
+    return fmean(history) + max(half, math.log1p(least))
 
 
-def detectable(history: Sequence[float]) -> float | None:
-    """The smallest relative change that would be suspected in one night; None while learning."""
-    limit = bound(history[-WINDOW:])
+def detectable(history: Sequence[float], least: float = LEAST_SUSPECT) -> float | None:
+    """The smallest relative change that would be suspected in one night, were it judged; None of fewer than five."""
+    limit = bound(history[-WINDOW:], least=least, enough=LEAST_NIGHTS)
     return None if limit is None else math.expm1(limit - fmean(history[-WINDOW:]))
 
 
-def suspect(history: Sequence[float], tonight: float) -> Suspicion | None:
+def suspect(history: Sequence[float], tonight: float, least: float = LEAST_SUSPECT) -> Suspicion | None:
     """Is tonight's value above what its history lets expect? Either the last 20 nights' or the 20 before the last ten.
 
     `history` has the nights before, oldest first, without those of an open alarm.
     """
     before = history[-WINDOW - LAG : -LAG] if len(history) >= WINDOW + LAG else ()
     for name, window in (("recent", history[-WINDOW:]), ("lagged", before)):
-        limit = bound(window)
+        limit = bound(window, least=least)
         if limit is not None and tonight > limit:
             return Suspicion(math.expm1(tonight - fmean(window)), name)
     return None
@@ -79,8 +82,21 @@ def order(pairs: int, mirrored: bool) -> list[tuple[str, str]]:
     return [names if number % 2 == 0 else (names[1], names[0]) for number in range(pairs)]
 
 
-def confirm(log_ratios: Sequence[float]) -> Confirmation:
-    """Of pairs, ln(new / baseline) each: does the lower 99 % bound leave 0 behind, and is the mean more than 1 %?
+def again(history: Sequence[float], reruns: Sequence[float], least: float = LEAST_SUSPECT) -> float | None:
+    """Where nothing of ours changed there is nothing to pair: is the median of tonight's further runs above the bound
+    of one in a hundred as well? Its relative change, or None.
+    """
+    ordered = sorted(reruns)
+    middle = ordered[(len(ordered) - 1) // 2]
+    for window in (history[-WINDOW:], history[-WINDOW - LAG : -LAG] if len(history) >= WINDOW + LAG else ()):
+        limit = bound(window, CONFIRM_ALPHA, least)
+        if limit is not None and middle > limit:
+            return math.expm1(middle - fmean(window))
+    return None
+
+
+def confirm(log_ratios: Sequence[float], least: float = LEAST_CONFIRMED) -> Confirmation:
+    """Of pairs, ln(new / baseline) each: does the lower 99 % bound leave 0 behind, and is the mean above `least`?
 
     ValueError for fewer than three pairs.
     """
@@ -89,7 +105,7 @@ def confirm(log_ratios: Sequence[float]) -> Confirmation:
         raise ValueError("fewer than three pairs confirm nothing")
     mean = fmean(log_ratios)
     lower = mean - t_quantile(1 - CONFIRM_ALPHA, n - 1) * stdev(log_ratios) / math.sqrt(n)
-    return Confirmation(math.expm1(mean), math.expm1(lower), lower > 0 and mean > math.log1p(LEAST_CONFIRMED))
+    return Confirmation(math.expm1(mean), math.expm1(lower), lower > 0 and mean > math.log1p(least))
 
 
 def mcnemar(lost: int, won: int) -> float:

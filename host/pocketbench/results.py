@@ -36,6 +36,7 @@ METRICS = (
     Metric("energy", "mj", -1),
     Metric("size", "bytes", -1),
     Metric("accuracy", "fraction", 1),
+    Metric("coverage", "fraction", 1),
 )
 
 
@@ -345,6 +346,13 @@ class Result:
         refused = any(r.scope == "energy" and r.severity == "invalid" for r in self.reasons)
         return self.energy.gross_mj if self.energy is not None and not refused else None
 
+    def _delegated(self) -> float | None:
+        """Share of the nodes that the accelerator took; None where none was asked for, or the runtime cannot tell."""
+        d = self.delegate
+        if d.requested == "cpu" or not d.nodes or d.nodes_delegated is None:
+            return None
+        return d.nodes_delegated / d.nodes
+
     def metric(self, name: str) -> float | None:
         """The value of one of METRICS, in its unit."""
         values = {
@@ -355,6 +363,7 @@ class Result:
             "energy": self._energy_mj(),
             "size": float(self.model.bytes),
             "accuracy": self.accuracy.value if self.accuracy else None,
+            "coverage": self._delegated(),
         }
         return values[name]
 

@@ -78,6 +78,7 @@ def job(
     work_s = (plan.energy_s or 0.0) if phase == "energy" else case.sustained_s or 0.0
     program = pb.Program(
         runtime=case.runtime.name,
+        runtime_version=case.runtime.version or "",
         delegate=case.delegate_base,
         options=dict(case.setup.options),
         delegate_files=[_file(file, file.name) for file in case.setup.files],

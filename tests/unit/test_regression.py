@@ -20,7 +20,8 @@ def nights(count: int, sd: float = 0.01, seed: int = 0, level: float = 0.0) -> l
 
 def test_a_series_learns_for_ten_nights() -> None:
     assert regression.bound(nights(9)) is None
-    assert regression.detectable(nights(9)) is None
+    assert regression.detectable(nights(4)) is None
+    assert (regression.detectable(nights(5)) or 0) > (regression.detectable(nights(9)) or 0) > 0.01
     assert regression.suspect(nights(9), 5.0) is None
     assert regression.bound(nights(10)) is not None
 

@@ -462,12 +462,15 @@ class Program(google.protobuf.message.Message):
     PIPELINE_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     DELEGATE_FILES_FIELD_NUMBER: builtins.int
+    RUNTIME_VERSION_FIELD_NUMBER: builtins.int
     runtime: builtins.str
     delegate: builtins.str
     signature: builtins.str
     seed: builtins.int
     runtime_class: builtins.str
     """module:Class of a runtime that the agent does not know"""
+    runtime_version: builtins.str
+    """the one that was asked for; empty: any"""
     @property
     def runtime_archive(self) -> global___File:
         """a zip of packages for the worker's path; empty: the agent's own"""
@@ -509,9 +512,10 @@ class Program(google.protobuf.message.Message):
         pipeline: global___File | None = ...,
         items: global___File | None = ...,
         delegate_files: collections.abc.Iterable[global___File] | None = ...,
+        runtime_version: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["inputs", b"inputs", "items", b"items", "pipeline", b"pipeline", "runtime_archive", b"runtime_archive"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "delegate_files", b"delegate_files", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delegate", b"delegate", "delegate_files", b"delegate_files", "inputs", b"inputs", "items", b"items", "options", b"options", "pipeline", b"pipeline", "runtime", b"runtime", "runtime_archive", b"runtime_archive", "runtime_class", b"runtime_class", "runtime_version", b"runtime_version", "seed", b"seed", "shapes", b"shapes", "signature", b"signature"]) -> None: ...
 
 global___Program = Program
 

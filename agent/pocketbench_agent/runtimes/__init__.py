@@ -57,7 +57,7 @@ class TensorInfo:
 @dataclass(frozen=True)
 class LoadOptions:
     """How the model is to be loaded. `shapes` are static shapes by input name; `libraries` are what the delegate
-    needs, the first one to be loaded.
+    needs, the first one to be loaded; `version` is the runtime's where a certain one was asked for.
 
     `plain` asks for the runtime's plain kernels, without what makes them fast: the same mathematics, rounded otherwise.
     A runtime that has but one kind ignores it.
@@ -71,6 +71,7 @@ class LoadOptions:
     process_index: int = 0
     libraries: tuple[Path, ...] = ()
     plain: bool = False
+    version: str = ""
 
 
 @dataclass(frozen=True)

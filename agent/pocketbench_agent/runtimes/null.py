@@ -4,6 +4,8 @@ It reads a `.null` file, JSON. `{}` is the floor; `{"sleep_ms": 10}` sleeps. The
 that misbehave, so that a lab (and our own tests) can see how each shows up in a table:
 
     read_ms          time that only reading an output waits for (an accelerator that returns early)
+    versions         {"2": 1.08}: a factor on sleep_ms of the versions that can be asked for (an upgrade that is slower)
+    speed_file       a file on the device with a factor on sleep_ms, read at load (a device that is slower today)
     factors          one factor on sleep_ms a process, by its index (drift, unstable devices)
     output           echo (default) | nan | constant | noise (differs from process to process)
     inputs           {name: [dtype, shape]}; default {"x": ["float32", [1, 4]]}
@@ -26,7 +28,7 @@ import numpy as np
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, OpTime, Placement, TensorInfo, dtype_name
 
-KEYS = frozenset({"sleep_ms", "read_ms", "factors", "output", "inputs", "fail", "placement"})
+KEYS = frozenset({"versions", "speed_file", "sleep_ms", "read_ms", "factors", "output", "inputs", "fail", "placement"})
 
 
 class Null:
@@ -42,6 +44,8 @@ class Null:
         self._delegate = options.delegate
         factors = self._told.get("factors") or [1.0]
         self._sleep_s = self._told.get("sleep_ms", 0) / 1e3 * factors[options.process_index % len(factors)]
+        self.version = options.version or "1"
+        self._sleep_s *= self._told.get("versions", {}).get(self.version, 1.0) * _speed(self._told.get("speed_file"))
         self._read_s = self._told.get("read_ms", 0) / 1e3
         self._fail = self._told.get("fail") or {}
         self._runs = 0
@@ -117,6 +121,13 @@ class Null:
         if isinstance(how, int):
             os.kill(os.getpid(), how)
         raise StageError(str(self._fail.get("message", "told to fail")))
+
+
+def _speed(path: str | None) -> float:
+    try:
+        return float(Path(path).read_text()) if path else 1.0
+    except (OSError, ValueError) as error:
+        raise StageError(f"speed_file: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketbench.cli.options import parse_shape
 from pocketbench.errors import UsageError
+from pocketbench.request import parse_shape
 
 if TYPE_CHECKING:
     from pocketbench.workload import Workload

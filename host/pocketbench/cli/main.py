@@ -22,6 +22,7 @@ SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "devices": ("pocketbench.cli.devices:devices", "Devices: list, add, check, shell, log."),
     "history": ("pocketbench.cli.history:history", "Earlier results of the store."),
     "compare": ("pocketbench.cli.compare:compare", "Two results: is there a difference?"),
+    "suite": ("pocketbench.cli.suite:suite", "What a file names, run once or night by night."),
     "rerun": ("pocketbench.cli.rerun:rerun", "Measure an earlier run or result again."),
 }
 

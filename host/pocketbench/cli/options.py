@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
-
-from pocketbench.errors import UsageError
 
 Command = Callable[..., Any]
 
@@ -33,15 +30,6 @@ def run_options(command: Command) -> Command:
     path = click.Path(path_type=Path)
     command = click.option("--devices", "devices_file", type=path, help="devices.yaml.")(command)
     return click.option("--debug", is_flag=True, help="Tracebacks instead of one-line errors.")(command)
-
-
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """`NAME=1x3x640x640`; UsageError for anything else."""
-    name, equals, dims = text.rpartition("=")
-    parts = dims.split("x")
-    if not equals or not name or not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part, re.ASCII) for part in parts):
-        raise UsageError(f"--shape {text}: write NAME=1x3x640x640")
-    return name, tuple(int(part) for part in parts)
 
 
 def refuse_before_subcommand(ctx: click.Context, options: Iterable[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import click
 
 from pocketbench.cli.options import report_options, run_options, store_option
-from pocketbench.cli.run import check_output, content_of, execute
+from pocketbench.cli.run import check_output, execute
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
 from pocketbench.fleet import Outcome
-from pocketbench.models import open_model, place
-from pocketbench.plan import SCENARIO, Case, DelegateSetup, Plan, Request, parse_runtime
+from pocketbench.plan import Case, Plan, Request
+from pocketbench.request import case_of, content_of
 from pocketbench.store.store import Store
 
 
@@ -76,44 +75,14 @@ def _cases(store: Store, id_: str) -> tuple[Mapping[str, Any], list[Case]]:
     """What was asked, and the cases that the id names: all of a run, or the one of a result."""
     try:
         _, request = store.run_request(id_)
-        return request, [_case(doc) for doc in request["cases"]]
+        return request, [case_of(doc) for doc in request["cases"]]
     except UsageError as not_a_run:
         try:
             run_id, key = store.find_case(id_)
         except UsageError as error:
             raise UsageError(f"{error}; and {not_a_run}") from error
     _, request = store.run_request(run_id)
-    chosen = [_case(doc) for doc in request["cases"] if doc["key"] == key]
+    chosen = [case_of(doc) for doc in request["cases"] if doc["key"] == key]
     if not chosen:
         raise UsageError(f"the run {run_id} does not say how {id_} was measured")
     return request, chosen
-
-
-def _case(doc: Mapping[str, Any]) -> Case:
-    path = Path(doc["model"]["path"])
-    model = replace(open_model(path), recipe=doc["model"].get("recipe"))
-    if model.sha256 != doc["model"]["sha256"]:
-        raise UsageError(f"{path}: is not the file that was measured then (its sha256 differs)")
-    return Case(
-        device=doc["device"],
-        model=model,
-        runtime=parse_runtime(doc["runtime"]),
-        delegate=doc["delegate"],
-        threads=doc["threads"],
-        cpus=tuple(doc["cpus"]),
-        shapes=tuple((name, tuple(dims)) for name, dims in doc["shapes"]),
-        signature=doc["signature"],
-        setup=_setup(doc.get("setup") or {}),
-        scenario=doc.get("scenario", SCENARIO),
-    )
-
-
-def _setup(doc: Mapping[str, Any]) -> DelegateSetup:
-    files = []
-    for told in doc.get("files", ()):
-        file = place(Path(told["path"]), told["name"], "--delegate")
-        if file.sha256 != told["sha256"]:
-            raise UsageError(f"{file.path}: is not the library that was used then (its sha256 differs)")
-        files.append(file)
-    options = tuple((name, value) for name, value in doc.get("options", ()))
-    return DelegateSetup(doc.get("base"), options, tuple(files))

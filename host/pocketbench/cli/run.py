@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import random
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from pocketbench import fleet, progress, report
 from pocketbench import goal as goals
-from pocketbench.cli import variants
-from pocketbench.cli.options import parse_shape
-from pocketbench.cli.variants import Variants
+from pocketbench import request as asking
 from pocketbench.config import devices as config
-from pocketbench.delegates import setups
-from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError, nearest
-from pocketbench.models import open_model, place, printable
-from pocketbench.plan import SCENARIO, Plan, Request, check_delegate, matrix, parse_runtime
+from pocketbench.models import printable
+from pocketbench.plan import Plan, Request
 from pocketbench.report.findings import goal_lines
 from pocketbench.results import Result
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
-from pocketbench.workload import device_pipeline
-from pocketbench.workload import load as load_workload
+from pocketbench.variants import Variants
 
 STRICT, NOT_OK = 1, 3
 
@@ -47,7 +39,7 @@ def run(options: Mapping[str, Any]) -> int:
         raise UsageError("--recipe needs --workload FILE: a Python file with model() and score()")
     if options["formats"] and not options["recipes"]:
         raise UsageError("--to says in which formats recipes are made: give --recipe, or leave it out")
-    request, made = make_request(options, entries)
+    request, made = asking.make(options, entries, _plan(options))
     code, _ = execute(request, entries, options, codes, made, terms)
     return code
 
@@ -61,10 +53,7 @@ def execute(
     terms: Sequence[goals.Term] = (),
 ) -> tuple[int, fleet.Outcome]:
     """Run a request and report it: the exit code, and what came of it."""
-    inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
-    workload = load_workload(Path(request.workload)) if request.workload else None
-    if workload is not None and made is not None:
-        workload = replace(workload, seen=made.seen)
+    fed = fleet.feed(request, made.seen if made is not None else {})
     store = Store(options["store"])
     try:
         resume = options.get("resume")
@@ -78,17 +67,14 @@ def execute(
             request = replace(request, plan=replace(request.plan, seed=int(stored["plan"]["seed"])))
         else:
             run_id = store.create_run(request, request_doc(request))
-        with progress.create() as shown, TemporaryDirectory(prefix="pocketbench-") as scratch:
-            pipeline = device_pipeline(workload, Path(scratch)) if workload is not None else None
-            outcome = fleet.run(
+        with progress.create() as shown:
+            outcome = fleet.measure(
                 request,
                 entries,
                 store,
                 run_id,
                 shown,
-                inputs,
-                workload,
-                pipeline,
+                fed,
                 resume is not None,
                 bool(options.get("debug")),
             )
@@ -98,7 +84,7 @@ def execute(
     paths = {case.model.sha256: str(case.model.path) for case in request.cases}
     said = [*(made.remarks if made else ()), *goal_lines(judged, options.get("goal") or "", paths)]
     shown_as = report.FORMATS[options["form"]]
-    _write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
+    write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
     if options["form"] in ("csv", "json") or options["output"]:
         for line in said:
             click.echo(line, err=True)
@@ -142,80 +128,6 @@ def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequenc
     return 0 if all(result.status == "OK" for result in results) else NOT_OK
 
 
-def make_request(
-    options: Mapping[str, Any], entries: Mapping[str, config.DeviceEntry]
-) -> tuple[Request, Variants | None]:
-    """The request that the options describe, with what was made for it; UsageError for what cannot be."""
-    if not options["models"] and not options["recipes"]:
-        raise UsageError("nothing to measure: give --model FILE (bench --help shows more)")
-    if not options["devices"]:
-        raise UsageError("where to measure? give --device NAME; --device local is this machine")
-    names = config.select(options["devices"], entries)
-    chosen = [parse_runtime(text) for text in options["runtimes"]]
-    for runtime in chosen:
-        runtimes.check(runtime)
-    own = [name for device in names for name in entries[device].delegates]
-    delegates = [check_delegate(name, own) for name in options["delegates"]] or ["cpu"]
-    shapes = tuple(parse_shape(text) for text in options["shapes"])
-    cpus = parse_cpus(options["cpus"]) if options["cpus"] else ()
-    scenario, plan = _scenario(options), _plan(options)
-    labels = dict(_label(text) for text in options["labels"])
-    for option in ("inputs", "workload"):
-        path = options[option]
-        if path is not None and not path.is_file():
-            raise UsageError(f"--{option} {path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    models = [open_model(path) for path in dict.fromkeys(options["models"])]
-    made = None
-    if options["recipes"]:
-        made = variants.make(load_workload(options["workload"]), options, chosen, names, entries)
-    cases = [
-        matrix(
-            [name],
-            [*(made.of(name) if made else ()), *models],
-            chosen,
-            delegates,
-            options["threads"] or (1,),
-            cpus,
-            shapes,
-            options["signature"],
-            setups(delegates, name, entries[name]),
-            scenario,
-        )
-        for name in names
-    ]
-    request = Request(
-        cases=tuple(case for of_device in cases for case in of_device),
-        plan=plan,
-        inputs=str(options["inputs"].absolute()) if options["inputs"] else None,
-        workload=str(options["workload"].absolute()) if options["workload"] else None,
-        content=content_of([options["inputs"], options["workload"]]),
-        labels=labels,
-    )
-    return request, made
-
-
-def content_of(paths: Sequence[Path | None]) -> str:
-    """One hash over the files that are given: a resumed run must feed and score with the same."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest() if path else bytes(32))
-    return digest.hexdigest()
-
-
-def parse_cpus(text: str) -> tuple[int, ...]:
-    """`0-3,6` as numbers."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
-        if match is None:
-            raise UsageError(f"--cpus {text}: give core numbers such as 0-3,6")
-        first = int(match[1])
-        found += range(first, int(match[2] or first) + 1)
-    if not found:
-        raise UsageError(f"--cpus {text}: names no core")
-    return tuple(dict.fromkeys(found))
-
-
 def _plan(options: Mapping[str, Any]) -> Plan:
     if options["min_runs"] > options["max_runs"]:
         if click.get_current_context().get_parameter_source("min_runs") is click.core.ParameterSource.COMMANDLINE:
@@ -252,15 +164,6 @@ def _cooldown(text: str) -> float | None:
     return seconds
 
 
-def _scenario(options: Mapping[str, Any]) -> str:
-    """`single_stream`, `paced:HZ` or `sustained:SECONDS`: part of what tells cases apart."""
-    if options["rate"] and options["sustained"]:
-        raise UsageError("--rate and --sustained are two scenarios: measure one at a time")
-    if options["rate"]:
-        return f"paced:{options['rate']:g}"
-    return f"sustained:{options['sustained']:g}" if options["sustained"] else SCENARIO
-
-
 def _energy(text: str | None) -> float | None:
     if text is None:
         return None
@@ -271,13 +174,6 @@ def _energy(text: str | None) -> float | None:
     if not 1 <= seconds <= 3600:
         raise UsageError(f"--energy {text}: give seconds from 1 to 3600, or nothing for 30")
     return seconds
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--label {text}: write KEY=VALUE")
-    return key, value
 
 
 def _reason_code(code: str) -> str:
@@ -302,8 +198,8 @@ def check_output(path: Path | None, read: Sequence[Path | None] = ()) -> None:
         raise UsageError(f"--output {path}: cannot be written")
 
 
-def _write(text: str, path: Path | None) -> None:
-    """The report; a reader that went away (`| head`) is no error, anything else is the output's."""
+def write(text: str, path: Path | None) -> None:
+    """A report to a file or stdout; a reader that went away (`| head`) is no error, anything else is the output's."""
     if path is not None:
         try:
             path.write_text(text, encoding="utf-8")

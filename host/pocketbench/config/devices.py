@@ -101,6 +101,7 @@ class _Keys(_Strict):
     native_tools: dict[str, str] = Field(default_factory=dict)
     prepare: Prepare | None = None
     cooldown: float | Literal["auto"] | None = None
+    agent: Path | None = None
 
     @field_validator("workdir")
     @classmethod
@@ -148,23 +149,28 @@ def load(path: Path | None) -> Mapping[str, DeviceEntry]:
     """All devices, `local` always among them. ConfigError names file, line, key and the nearest key."""
     if path is None:
         return {LOCAL: DeviceEntry(transport="local")}
+    documents = tree_of(path)
+    found: dict[str, DeviceEntry] = {}
+    for tree in documents or [None]:
+        for name, entry in _devices(path, tree).items():
+            if name in found:
+                raise ConfigError(f"{path}:{line_of(tree, ('devices', name))}: {name} is in the file twice")
+            found[name] = entry
+    return {LOCAL: DeviceEntry(transport="local"), **found}
+
+
+def tree_of(path: Path) -> list[Any]:
+    """The documents of a YAML file, with the lines of their keys. ConfigError names file and line."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        documents = [document for document in YAML(typ="rt").load_all(path.read_text()) if document is not None]
+        return [document for document in YAML(typ="rt").load_all(path.read_text()) if document is not None]
     except MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    found: dict[str, DeviceEntry] = {}
-    for tree in documents or [None]:
-        for name, entry in _devices(path, tree).items():
-            if name in found:
-                raise ConfigError(f"{path}:{_line(tree, ('devices', name))}: {name} is in the file twice")
-            found[name] = entry
-    return {LOCAL: DeviceEntry(transport="local"), **found}
 
 
 def _devices(path: Path, tree: Any) -> Mapping[str, DeviceEntry]:
@@ -175,7 +181,7 @@ def _devices(path: Path, tree: Any) -> Mapping[str, DeviceEntry]:
         found = DevicesFile.model_validate(_with_defaults(tree)).devices
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{path}:{_line(tree, first['loc'])}: {_explain(first)}") from error
+        raise ConfigError(f"{path}:{line_of(tree, first['loc'])}: {_explain(first)}") from error
     return {name: _placed(entry, path.parent) for name, entry in found.items()}
 
 
@@ -220,12 +226,15 @@ def _with_defaults(tree: Any) -> Any:
     return {**tree, "defaults": defaults, "devices": merged}
 
 
-def _line(tree: Any, location: Sequence[int | str]) -> int:
+def line_of(tree: Any, location: Sequence[int | str]) -> int:
     """The line of the innermost part of `location` that the file has."""
     line = 1
     node = tree
     for part in location:
         marks = getattr(node, "lc", None)
+        if isinstance(node, list) and marks is not None and isinstance(part, int) and part < len(node):
+            line, node = marks.item(part)[0] + 1, node[part]
+            continue
         if marks is None or not isinstance(node, dict) or part not in node:
             break
         line = marks.key(part)[0] + 1

@@ -98,7 +98,8 @@ def command_for(device: str, transport: Transport, entry: DeviceEntry, say: Say)
     environment = {"TMPDIR": f"{probed.workdir}/tmp"}
     bundle = None if probed.python else bundles.find(device, probed.arch)
     below = f"{probed.workdir}/pythons/{bundle.name if bundle else packages_name(probed.arch, probed.version)}"
-    agent = f"{probed.workdir}/agents/{_agent_name()}"
+    sent = place(entry.agent, entry.agent.name, "agent") if entry.agent else sources()
+    agent = f"{probed.workdir}/agents/{sent.path.stem}"
     if bundle is None:
         python, path = probed.python, f"{agent}:{below}"
     else:
@@ -118,7 +119,7 @@ def command_for(device: str, transport: Transport, entry: DeviceEntry, say: Say)
         _must(device, _put(device, transport, doing, packed.path, below, UNPACK_ZIP, say, python=python))
     if agent in missing:
         doing = f"{device}: sending the agent"
-        _must(device, _put(device, transport, doing, _sources().path, agent, UNPACK_ZIP, say, python=python))
+        _must(device, _put(device, transport, doing, sent.path, agent, UNPACK_ZIP, say, python=python))
     pairs = [f"{name}={value}" for name, value in {**environment, **entry.env, "PYTHONPATH": path}.items()]
     return ["env", *pairs, python, "-m", "pocketbench_agent", "--home", f"{probed.workdir}/home"]
 
@@ -139,8 +140,8 @@ def packages_name(arch: str, version: tuple[int, int, int]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _sources() -> PlacedFile:
-    """The agent itself."""
+def sources() -> PlacedFile:
+    """The agent itself, as an archive named by its build."""
 
     def fill(folder: Path) -> None:
         source = Path(pocketbench_agent.__file__).parent

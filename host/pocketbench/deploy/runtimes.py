@@ -36,7 +36,8 @@ DISTRIBUTIONS: Mapping[str, str] = {
 def check(choice: RuntimeChoice) -> None:
     """UsageError where that version is neither installed here nor in the lock."""
     if choice.name not in DISTRIBUTIONS:
-        if choice.version is not None:
+        # The null runtime is any version that it is asked to be.
+        if choice.version is not None and choice.name != "null":
             raise UsageError(f"--runtime {choice}: {choice.name} has no versions")
         return
     if choice.version is not None and choice.version != installed(choice.name) and not _pins(choice):

@@ -12,17 +12,20 @@ from pocketbench.results import Result
 
 
 def pareto(results: Sequence[Result]) -> frozenset[str]:
-    """Ids of the results that no other on their device beats: none is as fast, as small and as accurate, and better in
-    one of them. Accuracy counts where all have it.
+    """Ids of the results that no other on their device beats: none is as fast, as small, as accurate and as frugal, and
+    better in one of them. Accuracy and energy count where all have them.
     """
     able = [r for r in results if r.status == "OK" and r.latency_ms is not None]
     judged = all(r.accuracy is not None for r in able)
+    metered = all(r.metric("energy") is not None for r in able)
 
     def costs(result: Result) -> tuple[float, ...]:
         assert result.latency_ms is not None
         found = [result.latency_ms.p50, float(result.model.bytes)]
         if judged and result.accuracy is not None:
             found.append(-result.accuracy.value if result.accuracy.higher_is_better else result.accuracy.value)
+        if metered:
+            found.append(result.metric("energy") or 0.0)
         return tuple(found)
 
     def beaten(result: Result) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketbench.errors import StoreError
 from pocketbench.measurement import Nanoseconds, Process
@@ -32,6 +33,18 @@ def unpack(codec: str, data: bytes) -> Nanoseconds:
     if codec not in kinds:
         raise StoreError(f"the store holds samples in {codec!r}, which this version cannot read: update pocketbench")
     return np.frombuffer(zlib.decompress(data), kinds[codec]).astype(np.int64)
+
+
+def pack_items(values: NDArray[np.float64]) -> tuple[str, bytes]:
+    """(codec, data) of one number an item of a workload."""
+    return "f64le+zlib", zlib.compress(values.astype("<f8").tobytes(), LEVEL)
+
+
+def unpack_items(codec: str, data: bytes) -> NDArray[np.float64]:
+    """The numbers of `pack_items`; StoreError as above."""
+    if codec != "f64le+zlib":
+        raise StoreError(f"the store holds items in {codec!r}, which this version cannot read: update pocketbench")
+    return np.frombuffer(zlib.decompress(data), "<f8").astype(np.float64)
 
 
 def split(process: Process) -> tuple[dict[str, Any], dict[str, Nanoseconds]]:

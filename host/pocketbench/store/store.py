@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from statistics import stdev
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,6 +33,8 @@ from pocketbench.store.spool import Fence, Row
 # Of a session's log p50, until the device's own history says better.
 UNKNOWN_SPREAD = 0.02
 SPREAD_SESSIONS = 5
+# Of rows that belong to a case and to none of its processes.
+ITEMS_ROUND = -1
 
 
 class Store:
@@ -81,9 +85,17 @@ class Store:
         spool.write(self.database, [(schema.process, [{**key, "doc": doc}]), (schema.sample, blobs)], fence)
 
     def save_result(
-        self, run_id: str, case_key: str, result: Result, fence: Fence | None = None, night: str | None = None
+        self,
+        run_id: str,
+        case_key: str,
+        result: Result,
+        fence: Fence | None = None,
+        night: str | None = None,
+        items: NDArray[np.float64] | None = None,
     ) -> None:
-        """One judged result with its metrics, once; `night` is "<suite>/<label>". DeviceBusy as for a process.
+        """One judged result with its metrics, once; `night` is "<suite>/<label>", `items` what each item scored.
+
+        DeviceBusy as for a process.
 
         StoreError for a metric that is NaN or infinite: it would spoil every statistic of its series.
         """
@@ -107,7 +119,12 @@ class Store:
             "series": series,
             "night": night,
         }
-        spool.write(self.database, [(schema.result, [row]), (schema.metric, metrics)], fence)
+        scored = []
+        if items is not None:
+            kind, data = codec.pack_items(items)
+            key = {"run_id": run_id, "case_key": case_key, "round": ITEMS_ROUND, "name": "items"}
+            scored = [{**key, "codec": kind, "n": len(items), "data": data}]
+        spool.write(self.database, [(schema.result, [row]), (schema.metric, metrics), (schema.sample, scored)], fence)
 
     def _next(self, series: str) -> str:
         """Now; just after the newest of the series where the clock was moved back since, so that it is the newest."""
@@ -150,7 +167,9 @@ class Store:
         found: dict[str, dict[int, Process]] = {}
         with self.database.reading() as connection:
             samples: dict[tuple[str, int], dict[str, Any]] = {}
-            for row in connection.execute(select(schema.sample).where(schema.sample.c.run_id == run_id)):
+            for row in connection.execute(
+                select(schema.sample).where(schema.sample.c.run_id == run_id, schema.sample.c.round >= 0)
+            ):
                 samples.setdefault((row.case_key, row.round), {})[row.name] = codec.unpack(row.codec, row.data)
             for row in connection.execute(select(schema.process).where(schema.process.c.run_id == run_id)):
                 process = codec.join(row.doc, samples.get((row.case_key, row.round), {}))
@@ -254,6 +273,7 @@ def request_doc(request: Request) -> dict[str, Any]:
                     "path": str(case.model.path.absolute()),
                     "sha256": case.model.sha256,
                     "recipe": case.model.recipe,
+                    "files": [{"name": file.name, "sha256": file.sha256} for file in case.model.files],
                 },
                 "runtime": str(case.runtime),
                 "delegate": case.delegate,

@@ -1,0 +1,439 @@
+"""`bench suite nightly`: run, suspect, confirm, confirm again, report."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from pocketbench import fleet, regression
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.config.suite import SuiteFile
+from pocketbench.errors import UsageError
+from pocketbench.fleet import Outcome
+from pocketbench.models import printable
+from pocketbench.nightly import alarms as alarming
+from pocketbench.nightly import judge, kept, page, pairs
+from pocketbench.nightly.alarms import Finding
+from pocketbench.nightly.history import DEVICE, OS, segment
+from pocketbench.nightly.judge import Judged
+from pocketbench.nightly.night import AMBER, RED, Alarm, Night
+from pocketbench.nightly.parts import MEASURING, Clock, Part, batches, estimate_s, parts
+from pocketbench.plan import Case, Request
+from pocketbench.progress import Progress
+from pocketbench.results import METRICS, Result
+from pocketbench.series import series_key, series_of_case
+from pocketbench.store import nights
+from pocketbench.store.nights import Earlier, Pinned, Stored
+from pocketbench.store.store import Store, now, request_doc
+
+# Of these a device or a network is to blame, not the model: they turn nothing red.
+BROKEN = frozenset({"FAILED", "CRASHED", "TIMEOUT", "FALLBACK"})
+STATUS = "status"
+# Fewer trusted pairs confirm nothing.
+LEAST_PAIRS = 3
+# Who pinned what nobody pinned.
+BY_ITSELF = "bench"
+
+
+class Interrupted(Exception):
+    """Ctrl-C: what was measured is kept, and the night is not over."""
+
+
+@dataclass
+class Nightly:
+    """One night of a suite, from the first case to its page."""
+
+    suite: SuiteFile
+    label: str
+    entries: Mapping[str, DeviceEntry]
+    store: Store
+    shown: Progress
+    clock: Clock
+    debug: bool = False
+    started_utc: str = field(default_factory=now)
+    remarks: list[str] = field(default_factory=list)
+
+    def run(self) -> Night:
+        """Measure, judge, confirm, store. Interrupted when the user stops it."""
+        self.prepare()
+        self.measure()
+        return self._conclude()
+
+    def prepare(self) -> None:
+        """Read the suite's files and the store; UsageError before anything runs."""
+        self._id = nights.night_id(self.suite.suite, self.label)
+        before = [row for row in nights.nights(self.store, self.suite.suite) if row.label != self.label][::-1]
+        self._labels = [row.label for row in before]
+        self._states = [row.state for row in before]
+        self._parts = parts(self.suite, self.entries, self._id)
+        self._asked = {series_of_case(case): (case, part) for part in self._parts for case in part.request.cases}
+        self.remarks += [remark for part in self._parts for remark in part.remarks]
+        self._alarms = nights.alarms(self.store, self.suite.suite)
+        self._pinned = nights.baselines(self.store, self.suite.suite)
+        ids = [nights.night_id(self.suite.suite, label) for label in self._labels]
+        self._last = nights.newest(self.store, list(self._asked), ids)
+        self._past = nights.earlier(self.store, self.suite.suite, list(self._asked), self._labels)
+        self._baselines = {key: nights.result(self.store, pinned.result_id) for key, pinned in self._pinned.items()}
+        self._pending: set[str] = set((self._states[-1] if self._states else {}).get("pending", ()))
+        self._case_s: dict[str, float] = dict((self._states[-1] if self._states else {}).get("case_s", {}))
+        self._left_out: list[Case] = []
+
+    def measure(self) -> None:
+        """Every case that has no trusted result of tonight yet."""
+        nights.begin(self.store, self.suite.suite, self.label, {})
+        done = {stored.series for stored in self.tonight() if stored.result.status == "OK"}
+        for part in self._parts:
+            cases = [case for case in part.request.cases if series_of_case(case) not in done]
+            for batch in batches(cases, self._risk, self.clock.budget_s is not None):
+                if not self.clock.has(estimate_s(batch, part.request.plan, self._case_s), MEASURING):
+                    self._left_out += batch
+                    continue
+                begun = self.clock.spent_s
+                self._run(replace(part.request, cases=tuple(batch)), self.entries, part)
+                took = self.clock.spent_s - begun
+                for device in {case.device for case in batch}:
+                    self._case_s[device] = took / sum(case.device == device for case in batch)
+        if self._left_out:
+            self.remarks.append(f"{len(self._left_out)} cases were left out: the night's budget was spent")
+
+    def _risk(self, case: Case) -> float:
+        """What has changed first, then what is being watched, then what is new, then the rest."""
+        key = series_of_case(case)
+        last = self._last.get(key)
+        if last is None:
+            return 1.0
+        files = last.result.environment.get("model_files") or {}
+        changed = sorted(files.values()) != sorted(file.sha256 for file in case.model.files)
+        watched = any(alarm.series == key for alarm in self._live())
+        return 3.0 * changed + 2.0 * (watched or key in self._pending)
+
+    def _run(self, request: Request, entries: Mapping[str, DeviceEntry], part: Part) -> Outcome:
+        run_id = self.store.create_run(request, request_doc(request))
+        fed = fleet.feed(request, part.seen)
+        outcome = fleet.measure(request, entries, self.store, run_id, self.shown, fed, False, self.debug)
+        if outcome.interrupted:
+            raise Interrupted
+        return outcome
+
+    def _runs(self, part: Part) -> pairs.Run:
+        return lambda request, entries: self._run(request, entries, part)
+
+    def optional(self, result: Result) -> bool:
+        """Does the suite let this case fail?"""
+        return next((p.optional for key, (_, p) in self._asked.items() if key == series_key(result)), False)
+
+    @property
+    def cases(self) -> int:
+        """How many the suite has."""
+        return len(self._asked)
+
+    def tonight(self) -> list[Stored]:
+        """What was measured so far, oldest first."""
+        return nights.results(self.store, self._id)
+
+    def _live(self) -> list[Alarm]:
+        return [alarm for alarm in self._alarms if alarm.state in alarming.LIVE]
+
+    def _conclude(self) -> Night:
+        tonight = {stored.series: stored for stored in self.tonight() if stored.series in self._asked}
+        findings = [*self._cuts(tonight), *self._broken(tonight)]
+        trusted = {key: stored for key, stored in tonight.items() if stored.result.status == "OK"}
+        shifts, of_devices = self._shifts(trusted)
+        findings += of_devices
+        judged = {key: self._judge(key, stored.result, shifts) for key, stored in trusted.items()}
+        findings += [found for key, stored in trusted.items() for found in self._exact(key, stored)]
+        findings += self._confirm(trusted, judged, shifts)
+        live, changed = alarming.advance(self.suite.suite, self.label, self._live(), findings)
+        self._pin(trusted, live)
+        night = page.assemble(
+            page.Found(
+                suite=self.suite.suite,
+                label=self.label,
+                started_utc=self.started_utc,
+                finished_utc=now(),
+                host=socket.gethostname(),
+                spent_s=self.clock.spent_s,
+                budget_s=self.clock.budget_s,
+                tonight=tonight,
+                past=self._past,
+                judged=judged,
+                baselines={key: stored.result for key, stored in self._baselines.items()},
+                live=live,
+                changed=changed,
+                left_out=self._left_out,
+                optional={key for key, (_, part) in self._asked.items() if part.optional},
+                asked={key: case for key, (case, _) in self._asked.items()},
+                shifts=shifts,
+                remarks=self.remarks,
+                undecided=frozenset(self._pending),
+                last={key: stored.result for key, stored in self._last.items()},
+            )
+        )
+        state = {
+            "page": page.stored(night),
+            "shifts": shifts,
+            "case_s": self._case_s,
+            "pending": sorted(self._pending),
+        }
+        nights.finish(self.store, self.suite.suite, self.label, state, changed)
+        return night
+
+    def _alarms_on(self, key: str, device: str) -> list[Alarm]:
+        return [a for a in self._alarms if a.series == key or (a.series is None and a.device == device)]
+
+    def _segment(self, key: str, result: Result, metric: str) -> list[float]:
+        past, fingerprint = self._past.get(key, []), result.device_info.fingerprint
+        chosen = self._pinned.get(key)
+        night = self._baselines[key].night if chosen is not None and chosen.by != BY_ITSELF else None
+        since = night.partition("/")[2] if night else None
+        return [value for _, value in segment(past, fingerprint, metric, self._alarms_on(key, result.device), since)]
+
+    def _judge(self, key: str, result: Result, shifts: Mapping[str, float]) -> dict[str, Judged]:
+        found = {}
+        for metric in judge.MEASURED:
+            value = result.metric(metric)
+            if value is not None:
+                shift = shifts.get(result.device, 0.0) if metric == "latency_p50" else 0.0
+                least = self.suite.thresholds.get(metric)
+                found[metric] = judge.measured(self._segment(key, result, metric), value, least, shift)
+        return found
+
+    def _shifts(self, trusted: Mapping[str, Stored]) -> tuple[dict[str, float], list[Finding]]:
+        """What each device as a whole moved by (logarithms), and what its own series says of that."""
+        shifts: dict[str, float] = {}
+        findings = []
+        for device in {stored.result.device for stored in trusted.values()}:
+            own = {key: s.result for key, s in trusted.items() if s.result.device == device}
+            values = {key: r.latency_ms.p50 for key, r in own.items() if r.latency_ms is not None}
+            before = {key: self._segment(key, own[key], "latency_p50") for key in values}
+            shift = judge.device_shift(values, before)
+            shifts[device] = shift
+            history = [state["shifts"][device] for state in self._states if device in state.get("shifts", {})]
+            suspicion = regression.suspect(history, shift) if shift else None
+            # It stays until a person accepts it, or the device is as it was.
+            if suspicion is not None:
+                why = f"all latencies of this device moved by {suspicion.change:+.1%} tonight (median of {len(values)})"
+                findings.append(Finding(device, None, DEVICE, device, AMBER, suspicion.change, why))
+            elif len(history) >= regression.LEARNING:
+                findings.append(Finding(device, None, DEVICE, device, None))
+        return shifts, findings
+
+    def _cuts(self, tonight: Mapping[str, Stored]) -> list[Finding]:
+        """Devices whose system is another one than last night: nothing can be paired, so the step is told."""
+        steps: dict[str, list[float]] = {}
+        words: dict[str, str] = {}
+        for key, stored in tonight.items():
+            new, last = stored.result, self._last.get(key)
+            if last is None or new.device_info.fingerprint in (None, last.result.device_info.fingerprint):
+                continue
+            old = last.result.device_info
+            words[new.device] = page.system_change(old, new.device_info)
+            values = [v for _, v in segment(self._past.get(key, []), old.fingerprint, "latency_p50", ())]
+            if new.latency_ms is not None and values:
+                steps.setdefault(new.device, []).append(new.latency_ms.p50 / median(values[-regression.WINDOW :]) - 1)
+        found = []
+        for device, word in words.items():
+            step = median(steps[device]) if device in steps else 0.0
+            told = f"latency {step:+.1%} (median of {len(steps[device])} series)" if device in steps else "no latency"
+            found.append(Finding(device, None, OS, device, AMBER, step, f"{word}: {told}; 'bench baseline accept'"))
+        return found
+
+    def _broken(self, tonight: Mapping[str, Stored]) -> list[Finding]:
+        """What ran last night and does not tonight, tried once more."""
+        found = []
+        for key, stored in tonight.items():
+            result, last = stored.result, self._last.get(key)
+            if result.status == "OK":
+                found.append(Finding(result.device, key, STATUS, page.title(result), None))
+                continue
+            if result.status not in BROKEN or last is None:
+                continue
+            case, part = self._asked[key]
+            again = pairs.again(case, part.request, self.entries, 1, self._runs(part))
+            if any(one.status == "OK" for one in again):
+                self.remarks.append(f"{page.title(result)}: {result.status} at first, OK when it was run again")
+                continue
+            why = f"{result.status}, {last.result.status} before: " + next((r.message for r in result.reasons), "")
+            found.append(Finding(result.device, key, STATUS, page.title(result), RED, 0.0, printable(why)))
+        return found
+
+    def _exact(self, key: str, stored: Stored) -> Iterable[Finding]:
+        """Size, accuracy and coverage against the baseline's."""
+        baseline = self._baselines.get(key)
+        if baseline is None:
+            return
+        new, old = stored.result, baseline.result
+        for kind in METRICS:
+            one, two = new.metric(kind.name), old.metric(kind.name)
+            if kind.name not in judge.EXACT or one is None or two is None:
+                continue
+            least = self.suite.thresholds.get(kind.name)
+            effect = one / two - 1 if kind.name == "size" and two > 0 else one - two
+            if kind.name == "accuracy":
+                assert new.accuracy is not None
+                scores = nights.items(self.store, baseline), nights.items(self.store, stored)
+                if scores[0] is None or scores[1] is None or not _counted(*scores):
+                    continue
+                why = judge.items(scores[0].tolist(), scores[1].tolist(), new.accuracy.higher_is_better, least or 0.0)
+            else:
+                why = judge.exact(kind.name, kind.direction, two, one, least)
+            yield Finding(new.device, key, kind.name, page.title(new), RED if why else None, effect, why or "")
+
+    def _confirm(
+        self, trusted: Mapping[str, Stored], judged: Mapping[str, Mapping[str, Judged]], shifts: Mapping[str, float]
+    ) -> list[Finding]:
+        """Pairs for what changed and for what is suspected, the largest effect first, while there is time."""
+        waiting = []
+        for key, stored in trusted.items():
+            effect = max((abs(j.change or 0) for j in judged[key].values() if j.suspicion), default=0.0)
+            changed = self._changed(key, stored.result)
+            watched = any(a.series == key and a.metric in judge.MEASURED for a in self._live())
+            calm = watched and not effect and not any(j.state == "learning" for j in judged[key].values())
+            if changed or calm or (effect and not watched):
+                waiting.append((bool(changed), effect, key))
+        findings: list[Finding] = []
+        self._pending = set()
+        for position, (_, _, key) in enumerate(sorted(waiting, reverse=True)):
+            case, part = self._asked[key]
+            seconds = 2 * regression.FIRST_PAIRS * estimate_s([case], part.request.plan, self._case_s)
+            if not self.clock.has(seconds):
+                self._pending |= {one for _, _, one in sorted(waiting, reverse=True)[position:]}
+                self.remarks.append(
+                    f"{len(self._pending)} suspected or changed cases could not be confirmed: the night's budget was "
+                    "spent; they come first tomorrow"
+                )
+                break
+            findings += self._decide(key, trusted[key].result, judged[key], shifts)
+        return findings
+
+    def _changed(self, key: str, result: Result) -> list[str]:
+        """What is another treatment than last night's, or waits for its pairs since; nothing without a baseline."""
+        last, baseline = self._last.get(key), self._baselines.get(key)
+        if last is None or baseline is None:
+            return []
+        mine = pairs.treatment(result)
+        changed = mine.changed(pairs.treatment(last.result))
+        if not changed and key in self._pending:
+            changed = mine.changed(pairs.treatment(baseline.result))
+        return changed
+
+    def _decide(
+        self, key: str, result: Result, judged: Mapping[str, Judged], shifts: Mapping[str, float]
+    ) -> list[Finding]:
+        baseline = self._baselines[key]
+        case, part = self._asked[key]
+        differs = pairs.treatment(result).changed(pairs.treatment(baseline.result))
+        if not differs:
+            return self._same_files(key, result, judged, shifts)
+        try:
+            _, asked = self.store.run_request(baseline.run_id)
+            doc = next(one for one in asked["cases"] if one["key"] == baseline.case_key)
+            arms = pairs.arms(case, result, baseline.result, doc)
+            first = self._pairs(arms, part, regression.FIRST_PAIRS, False)
+            if max(map(len, first[0].values()), default=0) < LEAST_PAIRS:
+                self._pending.add(key)
+                self.remarks.append(f"{page.title(result)}: its pairs cannot be trusted: {_why(first[1])}")
+                return []
+            worse = {m: c for m, r in first[0].items() if (c := self._confirmed(m, r)) is not None and c.stands}
+            second = self._pairs(arms, part, regression.SECOND_PAIRS, True) if worse else ({}, [])
+        except (UsageError, StopIteration) as error:
+            told = str(error) or "the store does not say how the baseline was measured"
+            self.remarks.append(f"{page.title(result)}: cannot be paired with its baseline: {told}")
+            return []
+        found = []
+        for metric in first[0]:
+            again = self._confirmed(metric, second[0].get(metric, ()))
+            stands = metric in worse and again is not None and again.stands
+            effect = again.change if again is not None and stands else 0.0
+            why = ""
+            if again is not None and stands:
+                why = (
+                    f"{again.change:+.1%} (at least {again.at_least:+.1%}) in {len(second[0][metric])} pairs with the "
+                    f"baseline, after {worse[metric].change:+.1%} in {len(first[0][metric])}; "
+                    f"changed: {', '.join(differs)}"
+                )
+            found.append(Finding(result.device, key, metric, page.title(result), RED if stands else None, effect, why))
+        found += self._scored(key, result, first[1])
+        return found
+
+    def _pairs(
+        self, arms: pairs.Arms, part: Part, count: int, mirrored: bool
+    ) -> tuple[dict[str, list[float]], list[Result]]:
+        return pairs.measure(arms, self.entries, part.request, count, mirrored, self._runs(part))
+
+    def _confirmed(self, metric: str, ratios: Sequence[float]) -> regression.Confirmation | None:
+        if len(ratios) < LEAST_PAIRS:
+            return None
+        return regression.confirm(ratios, self.suite.thresholds.get(metric, regression.LEAST_CONFIRMED))
+
+    def _scored(self, key: str, result: Result, new: Sequence[Result]) -> list[Finding]:
+        """Accuracy of a metric that is no mean of items, from the pairs' own difference."""
+        accuracy = next((one.accuracy for one in new if one.accuracy and one.accuracy.difference_ci95), None)
+        if accuracy is None or accuracy.difference is None or accuracy.difference_ci95 is None:
+            return []
+        sign = 1 if accuracy.higher_is_better else -1
+        surely = max(sign * end for end in accuracy.difference_ci95) < 0
+        lost = -sign * accuracy.difference
+        if not surely or lost <= self.suite.thresholds.get("accuracy", 0.0):
+            return []
+        lo, hi = accuracy.difference_ci95
+        why = f"{accuracy.metric} {accuracy.difference:+.4f} [{lo:+.4f}, {hi:+.4f}] against the baseline"
+        return [Finding(result.device, key, "accuracy", page.title(result), RED, accuracy.difference, why)]
+
+    def _same_files(
+        self, key: str, result: Result, judged: Mapping[str, Judged], shifts: Mapping[str, float]
+    ) -> list[Finding]:
+        """Nothing of ours changed: run it again, and where it is as slow then, the device is not what it was."""
+        case, part = self._asked[key]
+        suspected = [metric for metric, one in judged.items() if one.suspicion is not None]
+        results: list[Result] = []
+        if suspected:
+            results = pairs.again(case, part.request, self.entries, regression.RERUNS, self._runs(part))
+        found = []
+        for metric in judged:
+            values = [v for one in results if one.status == "OK" and (v := one.metric(metric)) is not None and v > 0]
+            effect = self._still(key, result, metric, values, shifts) if metric in suspected and values else None
+            why = (
+                f"{effect:+.1%}, again when it was run again; no file of ours changed: the device did" if effect else ""
+            )
+            title = page.title(result)
+            found.append(Finding(result.device, key, metric, title, AMBER if effect else None, effect or 0.0, why))
+        return found
+
+    def _still(
+        self, key: str, result: Result, metric: str, values: Sequence[float], shifts: Mapping[str, float]
+    ) -> float | None:
+        shift = shifts.get(result.device, 0.0) if metric == "latency_p50" else 0.0
+        history = [math.log(value) for value in self._segment(key, result, metric)]
+        least = self.suite.thresholds.get(metric, regression.LEAST_SUSPECT)
+        return regression.again(history, [math.log(value) - shift for value in values], least)
+
+    def _pin(self, trusted: Mapping[str, Stored], live: Sequence[Alarm]) -> None:
+        """The first trusted night of a series is its baseline, until somebody says otherwise."""
+        for key, stored in trusted.items():
+            if key in self._pinned:
+                continue
+            try:
+                kept.keep(self._asked[key][0], stored.result.environment.get("agent_build"))
+            except OSError as error:
+                self.remarks.append(f"the files of {page.title(stored.result)} could not be kept: {error.strerror}")
+            nights.pin(self.store, self.suite.suite, key, stored.result.id, BY_ITSELF, "its first trusted night")
+            self._pinned[key] = Pinned(key, stored.result.id, now(), BY_ITSELF, "its first trusted night")
+            self._baselines[key] = stored
+
+
+def _counted(before: Any, after: Any) -> bool:
+    """Is every item right or wrong, before and after?"""
+    return bool(((before == 0) | (before == 1)).all() and ((after == 0) | (after == 1)).all())
+
+
+def _why(results: Sequence[Result]) -> str:
+    reasons = [r.message for one in results if one.status != "OK" for r in one.reasons if r.severity == "invalid"]
+    return printable(reasons[0]) if reasons else "none has a number"
+
+
+__all__ = ["Earlier", "Interrupted", "Nightly"]
