@@ -13,6 +13,7 @@ from sqlalchemy import insert, select, update
 from pocketbench.nightly.night import Alarm
 from pocketbench.results import Result, from_doc, to_doc
 from pocketbench.store import codec, schema
+from pocketbench.store.series import mixed_units
 from pocketbench.store.store import ITEMS_ROUND, Store, now
 
 # As many as a page shows and the rules look at, with room for those that an alarm takes out.
@@ -123,20 +124,27 @@ def result(store: Store, result_id: str) -> Stored:
 
 
 def earlier(store: Store, suite: str, series: Sequence[str], labels: Sequence[str]) -> dict[str, list[Earlier]]:
-    """Of each series its trusted results of those nights, in the order of `labels`; the last of each night."""
+    """Of each series its trusted results of those nights, in the order of `labels`; the last of each night.
+
+    StoreError where a series has a metric in several units.
+    """
     r, m = schema.result, schema.metric
     of_night = {night_id(suite, label): label for label in labels}
     facts = (r.c.night, r.c.device_fingerprint, r.c.model_sha256, r.c.runtime_version)
     found: dict[tuple[str, str], dict[str, tuple[Any, dict[str, Any]]]] = {}
+    units: dict[tuple[str, str], str] = {}
     with store.database.reading() as connection:
         for first in range(0, len(series), CHUNK):
             query = (
-                select(r.c.id, r.c.series, r.c.created_utc, *facts, m.c.name, m.c.value, m.c.lo, m.c.hi)
+                select(r.c.id, r.c.series, r.c.created_utc, *facts, m.c.name, m.c.unit, m.c.value, m.c.lo, m.c.hi)
                 .join(m, m.c.result_id == r.c.id)
                 .where(r.c.series.in_(series[first : first + CHUNK]), r.c.night.in_(list(of_night)), r.c.status == "OK")
                 .order_by(r.c.created_utc, r.c.id)
             )
             for row in connection.execute(query):
+                if row.unit != units.setdefault((row.series, row.name), row.unit):
+                    both = {row.unit, units[row.series, row.name]}
+                    raise mixed_units(store, row.name, row.series, both)
                 of_result = found.setdefault((row.series, of_night[row.night]), {})
                 of_result.setdefault(row.id, (row, {}))[1][row.name] = (row.value, row.lo, row.hi)
     made: dict[str, list[Earlier]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, Subquery, func, select
+from sqlalchemy import Select, String, Subquery, column, func, select, values
 
 from pocketbench.errors import StoreError
 from pocketbench.store import schema
@@ -19,7 +19,7 @@ AT_ONCE = 10_000
 
 
 class Point(NamedTuple):
-    """A metric of one result, with what may have changed since the one before. (A tuple: they are read in thousands.)"""
+    """A metric of one result, with what may have changed since the one before. A tuple, for there are thousands."""
 
     series: str
     created_utc: str
@@ -72,7 +72,7 @@ class Standing(NamedTuple):
 def history(
     store: Store, series: Sequence[str], metric: str, limit: int, suite: str | None = None
 ) -> dict[str, list[Point]]:
-    """The newest `limit` points of each series, newest first; with a suite, only what its nights measured.
+    """What the newest `limit` results of each series have of a metric, newest first; with a suite, of its nights' only.
 
     StoreError where the store cannot be read, or a series has points of several units.
     """
@@ -80,8 +80,8 @@ def history(
     names = list(found)
     with store.database.reading() as connection:
         for start in range(0, len(names), AT_ONCE):
-            for row in connection.execute(_points(names[start : start + AT_ONCE], metric, limit, suite)):
-                found[row[0]].append(Point._make(row))
+            for row in connection.execute(_points(names[start : start + AT_ONCE], metric, limit, suite)).all():
+                found[row[0]].append(Point(*row))
     for points in found.values():
         _same_unit(store, metric, points)
     return found
@@ -112,7 +112,7 @@ def standings(store: Store, suite: str) -> list[Standing]:
         newest.c.baseline,
     ).join(result, result.c.id == newest.c.result)
     beside = (before.c.result_id == newest.c.baseline) & (before.c.name == metric.c.name)
-    values = (
+    beside_baseline = (
         select(
             newest.c.series,
             metric.c.name,
@@ -132,12 +132,12 @@ def standings(store: Store, suite: str) -> list[Standing]:
     metrics: dict[str, dict[str, Value]] = {}
     # Both from one snapshot: a night may be going on.
     with store.database.snapshot() as connection:
-        for series, name, unit_before, *value in connection.execute(values):
+        for series, name, unit_before, *value in connection.execute(beside_baseline).all():
             if unit_before is not None and unit_before != value[0]:
-                raise _mixed(store, name, series, {unit_before, value[0]})
-            metrics.setdefault(series, {})[name] = Value._make(value)
+                raise mixed_units(store, name, series, {unit_before, value[0]})
+            metrics.setdefault(series, {})[name] = Value(*value)
         rows = connection.execute(subjects).all()
-    found = [Standing(*row, metrics=metrics.get(row[0], {})) for row in rows]
+    found = [Standing._make((*row, metrics.get(row[0], {}))) for row in rows]
     return sorted(found, key=lambda one: (one.device, one.model_name, one.runtime, one.delegate, one.threads))
 
 
@@ -165,13 +165,21 @@ def _newest(suite: str) -> Subquery:
         .scalar_subquery()
     )
     found = select(every.c.series, newest.label("result"), in_force.label("baseline")).cte("newest")
+    # PostgreSQL would look each up once for every row that is joined.
+    found = found.prefix_with("MATERIALIZED")
     return select(found).where(found.c.result.is_not(None)).subquery()
 
 
 def _points(series: Sequence[str], metric: str, limit: int, suite: str | None) -> Select[Any]:
-    result, value, night = schema.result.c, schema.metric.c, schema.night
-    newest = func.row_number().over(partition_by=result.series, order_by=result.created_utc.desc())
-    ranked = (
+    """From the oldest result of each series that counts on; by the index alone, for documents lie between the rows."""
+    result, value, night = schema.result.c, schema.metric.c, schema.night.c
+    wanted = values(column("series", String), name="wanted").data([(name,) for name in series]).cte("wanted")
+    nights = None if suite is None else select(night.id).where(night.suite == suite)
+    oldest = select(result.created_utc).where(result.series == wanted.c.series)
+    oldest = oldest if nights is None else oldest.where(result.night.in_(nights))
+    oldest = oldest.order_by(result.created_utc.desc()).limit(1).offset(limit - 1)
+    since = select(wanted.c.series, oldest.scalar_subquery().label("oldest")).cte("since")
+    query = (
         select(
             result.series,
             result.created_utc,
@@ -186,28 +194,24 @@ def _points(series: Sequence[str], metric: str, limit: int, suite: str | None) -
             result.model_sha256,
             result.runtime_version,
             result.device_fingerprint,
-            newest.label("rank"),
         )
-        .join_from(schema.result, schema.metric, value.result_id == result.id)
-        .where(result.series.in_(series), value.name == metric)
+        .join_from(since, schema.result, result.series == since.c.series)
+        .join(schema.metric, (value.result_id == result.id) & (value.name == metric))
+        .where(result.created_utc >= func.coalesce(since.c.oldest, ""))
+        .order_by(result.series, result.created_utc.desc())
     )
-    if suite is not None:
-        ranked = ranked.join(night, night.c.id == result.night).where(night.c.suite == suite)
-    inner = ranked.subquery()
-    kept = [column for column in inner.c if column.name != "rank"]
-    return select(*kept).where(inner.c.rank <= limit).order_by(inner.c.series, inner.c.rank)
+    return query if nights is None else query.where(result.night.in_(nights))
 
 
 def _same_unit(store: Store, metric: str, points: Sequence[Point]) -> None:
     units = {point.unit for point in points}
     if len(units) > 1:
-        raise _mixed(store, metric, points[0].series, units)
+        raise mixed_units(store, metric, points[0].series, units)
 
 
-def _mixed(store: Store, metric: str, series: str, units: set[str]) -> StoreError:
+def mixed_units(store: Store, metric: str, series: str, units: set[str]) -> StoreError:
+    """Why such a series is not read."""
     return StoreError(
         f"the store {store.database.name} has {metric} of the series {series} in {' and in '.join(sorted(units))}: "
         "such numbers cannot stand beside each other; were they written by different versions of pocketbench?"
     )
-
-
