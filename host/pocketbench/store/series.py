@@ -45,8 +45,6 @@ class Value(NamedTuple):
     lo: float | None
     hi: float | None
     baseline: float | None
-    baseline_lo: float | None
-    baseline_hi: float | None
 
 
 class Standing(NamedTuple):
@@ -123,8 +121,6 @@ def standings(store: Store, suite: str) -> list[Standing]:
             metric.c.lo,
             metric.c.hi,
             before.c.value,
-            before.c.lo,
-            before.c.hi,
         )
         .join(metric, metric.c.result_id == newest.c.result)
         .join(before, beside, isouter=True)
