@@ -44,8 +44,8 @@ $(VENV)/.compress: $(VENV)/.dev
 	@touch $@
 
 # What the tests run against and pip does not have: Debian's packages, and a command of each.
-PEERS := adb openssh-server mmdebstrap qemu-user-static qemu-system-arm patchelf iproute2 mksh busybox toybox postgresql
-PEER_COMMANDS := adb sshd mmdebstrap qemu-aarch64-static qemu-system-aarch64 patchelf ip mksh busybox toybox pg_lsclusters
+PEERS := adb openssh-server mmdebstrap qemu-user-static qemu-system-arm patchelf iproute2 mksh busybox toybox postgresql chromium
+PEER_COMMANDS := adb sshd mmdebstrap qemu-aarch64-static qemu-system-aarch64 patchelf ip mksh busybox toybox pg_lsclusters chromium
 APT := apt-get install --yes --no-install-recommends $(PEERS)
 
 peers:  ## Debian packages that the tests need: install them where that may be done, else say how.

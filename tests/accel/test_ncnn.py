@@ -99,3 +99,17 @@ def test_options(bench: Bench) -> None:
         "FAILED",
         True,
     )
+
+
+@needs("pnnx")
+def test_a_network_is_converted_and_measured(bench: Bench) -> None:
+    """`bench convert` compares what pnnx made with its source, and keeps nothing that answers otherwise."""
+    env = environment("ncnn", "pnnx")
+    made = bench("convert", DIGITS / "digits-float.onnx", "--to", "ncnn", **env)
+    assert made.code == 0 and "outputs agree with the source's" in made.stdout, made.stderr
+    cpu = measure(bench, env, bench.home / "digits-float.param", "cpu", arguments=SHAPE)["cpu"]
+    assert cpu["status"] == "OK", cpu["reasons"]
+    broken = bench.home / "broken.onnx"
+    broken.write_bytes((DIGITS / "digits-float.onnx").read_bytes()[:5000])
+    refused = bench("convert", broken, "--to", "ncnn", **env)
+    assert refused.code in (2, 3) and not broken.with_suffix(".param").exists()

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 # What both are compared with: as many made-up inputs.
 COMPARED = 8
+NCNN = "ncnn"
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--to", "formats", multiple=True, required=True, type=click.Choice(["onnx", "tflite"]), help="Repeatable."
+    "--to", "formats", multiple=True, required=True, type=click.Choice(["onnx", "tflite", "ncnn"]), help="Repeatable."
 )
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Of an input whose shape is open. Repeatable."
@@ -43,9 +44,10 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
     work = _workload(file, {name: list(dims) for name, dims in map(parse_shape, shapes)})
+    recipes = [one for one in dict.fromkeys(formats) if one != NCNN]
     with terminal() as say:
-        outcome = list(pipeline.make(work, [parse("fp32")], list(dict.fromkeys(formats)), output, say))
-    failed = False
+        outcome = list(pipeline.make(work, [parse("fp32")], recipes, output, say)) if recipes else []
+    failed = NCNN in formats and not _to_ncnn(file, work, output)
     for one in outcome:
         if isinstance(one, pipeline.Failed):
             failed = True
@@ -55,6 +57,28 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
             for finding in one.findings:
                 click.echo(f"{one.format}: {finding}")
     sys.exit(3 if failed else 0)
+
+
+def _to_ncnn(file: Path, work: Workload, output: Path) -> bool:
+    from pocketbench.compress import onnx_graph
+    from pocketbench.convert import to_ncnn
+
+    target = output / f"{file.stem}.param"
+    samples = list(work.module.calibration_batches())
+    graph = onnx_graph.load(file).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    names = [one.name for one in graph.input if one.name not in weights]
+    shapes = {name: array.shape for name, array in zip(names, samples[0], strict=True)}
+    try:
+        findings = to_ncnn.convert(file, shapes, samples, target)
+    except UsageError as error:
+        click.echo(f"ncnn: not made: {error}", err=True)
+        return False
+    size = target.stat().st_size + target.with_suffix(".bin").stat().st_size
+    click.echo(f"{target}: {size / 1e6:.2f} MB with its .bin")
+    for finding in findings:
+        click.echo(f"ncnn: {finding}")
+    return True
 
 
 def _workload(file: Path, shapes: dict[str, list[int]]) -> Workload:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pocketbench.errors import UsageError
 from pocketbench.nightly.night import Night
 from pocketbench.nightly.parts import Clock
 from pocketbench.nightly.run import Interrupted, Nightly
+from pocketbench.notify import tell
+from pocketbench.results import Result, samples_of
 from pocketbench.store import nights
 from pocketbench.store.store import Store
 
@@ -67,7 +70,8 @@ def run_(ctx: click.Context, /, file: Path, resume: bool, **options: Any) -> Non
                 stopped = False
             except Interrupted:
                 stopped = True
-        results = list({stored.series: stored.result for stored in nightly.tonight()}.values())
+        measured = {stored.series: stored for stored in nightly.tonight()}
+        results = [_with_samples(store, stored) for stored in measured.values()]
         if not stopped:
             nights.finish(store, found.suite, label, {}, ())
     finally:
@@ -110,6 +114,8 @@ def nightly(ctx: click.Context, /, file: Path, label: str | None, resume: bool, 
     finally:
         store.close()
     publish(night, options)
+    for why in tell(night, found.notify):
+        click.echo(why, err=True)
     ctx.exit(night.exit_code)
 
 
@@ -118,9 +124,18 @@ def publish(night: Night, options: Options) -> None:
     from pocketbench.report import night_text
     from pocketbench.report.junit import as_junit
 
+    if options["html"]:
+        from pocketbench.report.night_html import as_html
+
+        write(as_html(night), options["html"])
     if options["junit"]:
         write(as_junit(night), options["junit"])
     write(night_text.FORMATS[options["form"]](night), options["output"])
+
+
+def _with_samples(store: Store, stored: nights.Stored) -> Result:
+    measured = store.processes(stored.run_id).get(stored.case_key, {})
+    return replace(stored.result, samples_ns=samples_of(measured))
 
 
 def _opened(file: Path, options: Options) -> tuple[suites.SuiteFile, Store]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pocketbench.config.devices import line_of, tree_of
-from pocketbench.errors import ConfigError, nearest
+from pocketbench.errors import ConfigError, UsageError, nearest
 from pocketbench.results import METRICS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -127,14 +127,17 @@ class SuiteFile(_Strict):
 
 
 def load(path: Path) -> SuiteFile:
-    """The suite with whole paths. ConfigError names file, line and key."""
+    """The suite with whole paths. ConfigError names file, line and key; UsageError: no such file."""
+    if not path.is_file():
+        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     tree = next(iter(tree_of(path)), None)
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}:1: must hold a mapping with the keys 'suite', 'devices' and 'measure'")
     try:
         found = SuiteFile.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A key that is misspelt is missing as well.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise ConfigError(f"{path}:{line_of(tree, first['loc'])}: {_explain(first)}") from error
     return found.model_copy(update={"measure": tuple(_placed(group, path.parent) for group in found.measure)})
 

@@ -12,6 +12,7 @@ from pocketbench.nightly import pairs
 from pocketbench.nightly.judge import Judged
 from pocketbench.nightly.night import (
     AMBER,
+    IMPROVED,
     LEARNING,
     OK,
     RED,
@@ -158,6 +159,14 @@ def _state(found: Found, key: str, metric: str, judged: Judged | None, alarms: M
     if judged.state == LEARNING:
         least = f"a change of {judged.detectable:.1%} would show" if judged.detectable is not None else "too few nights"
         return LEARNING, judged.why or f"learning, {judged.nights} of 10 nights: {least}"
+    if judged.state == IMPROVED:
+        # Where nothing of ours is other than the baseline, a better night is a better night.
+        differs = key in found.baselines and pairs.treatment(found.baselines[key]).changed(
+            pairs.treatment(found.tonight[key].result)
+        )
+        if not differs:
+            return OK, ""
+        return IMPROVED, f"better than the nights before; 'bench baseline accept {found.suite} {key}' keeps it"
     return judged.state, judged.why
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +11,12 @@ from typing import Any
 from pocketbench import fleet, regression
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.config.suite import SuiteFile
-from pocketbench.errors import UsageError
 from pocketbench.fleet import Outcome
 from pocketbench.models import printable
 from pocketbench.nightly import alarms as alarming
 from pocketbench.nightly import judge, kept, page, pairs
 from pocketbench.nightly.alarms import Finding
+from pocketbench.nightly.confirm import Confirming
 from pocketbench.nightly.history import DEVICE, OS, segment
 from pocketbench.nightly.judge import Judged
 from pocketbench.nightly.night import AMBER, RED, Alarm, Night
@@ -27,14 +26,12 @@ from pocketbench.progress import Progress
 from pocketbench.results import METRICS, Result
 from pocketbench.series import series_key, series_of_case
 from pocketbench.store import nights
-from pocketbench.store.nights import Earlier, Pinned, Stored
+from pocketbench.store.nights import Pinned, Stored
 from pocketbench.store.store import Store, now, request_doc
 
 # Of these a device or a network is to blame, not the model: they turn nothing red.
 BROKEN = frozenset({"FAILED", "CRASHED", "TIMEOUT", "FALLBACK"})
 STATUS = "status"
-# Fewer trusted pairs confirm nothing.
-LEAST_PAIRS = 3
 # Who pinned what nobody pinned.
 BY_ITSELF = "bench"
 
@@ -146,7 +143,23 @@ class Nightly:
         findings += of_devices
         judged = {key: self._judge(key, stored.result, shifts) for key, stored in trusted.items()}
         findings += [found for key, stored in trusted.items() for found in self._exact(key, stored)]
-        findings += self._confirm(trusted, judged, shifts)
+        confirming = Confirming(
+            entries=self.entries,
+            store=self.store,
+            thresholds=self.suite.thresholds,
+            clock=self.clock,
+            case_s=self._case_s,
+            asked=self._asked,
+            last=self._last,
+            baselines=self._baselines,
+            live=self._live(),
+            segment=self._segment,
+            runs=self._runs,
+            pending=self._pending,
+        )
+        findings += confirming.confirm(trusted, judged, shifts)
+        self._pending = confirming.pending
+        self.remarks += confirming.remarks
         live, changed = alarming.advance(self.suite.suite, self.label, self._live(), findings)
         self._pin(trusted, live)
         night = page.assemble(
@@ -283,135 +296,6 @@ class Nightly:
                 why = judge.exact(kind.name, kind.direction, two, one, least)
             yield Finding(new.device, key, kind.name, page.title(new), RED if why else None, effect, why or "")
 
-    def _confirm(
-        self, trusted: Mapping[str, Stored], judged: Mapping[str, Mapping[str, Judged]], shifts: Mapping[str, float]
-    ) -> list[Finding]:
-        """Pairs for what changed and for what is suspected, the largest effect first, while there is time."""
-        waiting = []
-        for key, stored in trusted.items():
-            effect = max((abs(j.change or 0) for j in judged[key].values() if j.suspicion), default=0.0)
-            changed = self._changed(key, stored.result)
-            watched = any(a.series == key and a.metric in judge.MEASURED for a in self._live())
-            calm = watched and not effect and not any(j.state == "learning" for j in judged[key].values())
-            if changed or calm or (effect and not watched):
-                waiting.append((bool(changed), effect, key))
-        findings: list[Finding] = []
-        self._pending = set()
-        for position, (_, _, key) in enumerate(sorted(waiting, reverse=True)):
-            case, part = self._asked[key]
-            seconds = 2 * regression.FIRST_PAIRS * estimate_s([case], part.request.plan, self._case_s)
-            if not self.clock.has(seconds):
-                self._pending |= {one for _, _, one in sorted(waiting, reverse=True)[position:]}
-                self.remarks.append(
-                    f"{len(self._pending)} suspected or changed cases could not be confirmed: the night's budget was "
-                    "spent; they come first tomorrow"
-                )
-                break
-            findings += self._decide(key, trusted[key].result, judged[key], shifts)
-        return findings
-
-    def _changed(self, key: str, result: Result) -> list[str]:
-        """What is another treatment than last night's, or waits for its pairs since; nothing without a baseline."""
-        last, baseline = self._last.get(key), self._baselines.get(key)
-        if last is None or baseline is None:
-            return []
-        mine = pairs.treatment(result)
-        changed = mine.changed(pairs.treatment(last.result))
-        if not changed and key in self._pending:
-            changed = mine.changed(pairs.treatment(baseline.result))
-        return changed
-
-    def _decide(
-        self, key: str, result: Result, judged: Mapping[str, Judged], shifts: Mapping[str, float]
-    ) -> list[Finding]:
-        baseline = self._baselines[key]
-        case, part = self._asked[key]
-        differs = pairs.treatment(result).changed(pairs.treatment(baseline.result))
-        if not differs:
-            return self._same_files(key, result, judged, shifts)
-        try:
-            _, asked = self.store.run_request(baseline.run_id)
-            doc = next(one for one in asked["cases"] if one["key"] == baseline.case_key)
-            arms = pairs.arms(case, result, baseline.result, doc)
-            first = self._pairs(arms, part, regression.FIRST_PAIRS, False)
-            if max(map(len, first[0].values()), default=0) < LEAST_PAIRS:
-                self._pending.add(key)
-                self.remarks.append(f"{page.title(result)}: its pairs cannot be trusted: {_why(first[1])}")
-                return []
-            worse = {m: c for m, r in first[0].items() if (c := self._confirmed(m, r)) is not None and c.stands}
-            second = self._pairs(arms, part, regression.SECOND_PAIRS, True) if worse else ({}, [])
-        except (UsageError, StopIteration) as error:
-            told = str(error) or "the store does not say how the baseline was measured"
-            self.remarks.append(f"{page.title(result)}: cannot be paired with its baseline: {told}")
-            return []
-        found = []
-        for metric in first[0]:
-            again = self._confirmed(metric, second[0].get(metric, ()))
-            stands = metric in worse and again is not None and again.stands
-            effect = again.change if again is not None and stands else 0.0
-            why = ""
-            if again is not None and stands:
-                why = (
-                    f"{again.change:+.1%} (at least {again.at_least:+.1%}) in {len(second[0][metric])} pairs with the "
-                    f"baseline, after {worse[metric].change:+.1%} in {len(first[0][metric])}; "
-                    f"changed: {', '.join(differs)}"
-                )
-            found.append(Finding(result.device, key, metric, page.title(result), RED if stands else None, effect, why))
-        found += self._scored(key, result, first[1])
-        return found
-
-    def _pairs(
-        self, arms: pairs.Arms, part: Part, count: int, mirrored: bool
-    ) -> tuple[dict[str, list[float]], list[Result]]:
-        return pairs.measure(arms, self.entries, part.request, count, mirrored, self._runs(part))
-
-    def _confirmed(self, metric: str, ratios: Sequence[float]) -> regression.Confirmation | None:
-        if len(ratios) < LEAST_PAIRS:
-            return None
-        return regression.confirm(ratios, self.suite.thresholds.get(metric, regression.LEAST_CONFIRMED))
-
-    def _scored(self, key: str, result: Result, new: Sequence[Result]) -> list[Finding]:
-        """Accuracy of a metric that is no mean of items, from the pairs' own difference."""
-        accuracy = next((one.accuracy for one in new if one.accuracy and one.accuracy.difference_ci95), None)
-        if accuracy is None or accuracy.difference is None or accuracy.difference_ci95 is None:
-            return []
-        sign = 1 if accuracy.higher_is_better else -1
-        surely = max(sign * end for end in accuracy.difference_ci95) < 0
-        lost = -sign * accuracy.difference
-        if not surely or lost <= self.suite.thresholds.get("accuracy", 0.0):
-            return []
-        lo, hi = accuracy.difference_ci95
-        why = f"{accuracy.metric} {accuracy.difference:+.4f} [{lo:+.4f}, {hi:+.4f}] against the baseline"
-        return [Finding(result.device, key, "accuracy", page.title(result), RED, accuracy.difference, why)]
-
-    def _same_files(
-        self, key: str, result: Result, judged: Mapping[str, Judged], shifts: Mapping[str, float]
-    ) -> list[Finding]:
-        """Nothing of ours changed: run it again, and where it is as slow then, the device is not what it was."""
-        case, part = self._asked[key]
-        suspected = [metric for metric, one in judged.items() if one.suspicion is not None]
-        results: list[Result] = []
-        if suspected:
-            results = pairs.again(case, part.request, self.entries, regression.RERUNS, self._runs(part))
-        found = []
-        for metric in judged:
-            values = [v for one in results if one.status == "OK" and (v := one.metric(metric)) is not None and v > 0]
-            effect = self._still(key, result, metric, values, shifts) if metric in suspected and values else None
-            why = (
-                f"{effect:+.1%}, again when it was run again; no file of ours changed: the device did" if effect else ""
-            )
-            title = page.title(result)
-            found.append(Finding(result.device, key, metric, title, AMBER if effect else None, effect or 0.0, why))
-        return found
-
-    def _still(
-        self, key: str, result: Result, metric: str, values: Sequence[float], shifts: Mapping[str, float]
-    ) -> float | None:
-        shift = shifts.get(result.device, 0.0) if metric == "latency_p50" else 0.0
-        history = [math.log(value) for value in self._segment(key, result, metric)]
-        least = self.suite.thresholds.get(metric, regression.LEAST_SUSPECT)
-        return regression.again(history, [math.log(value) - shift for value in values], least)
-
     def _pin(self, trusted: Mapping[str, Stored], live: Sequence[Alarm]) -> None:
         """The first trusted night of a series is its baseline, until somebody says otherwise."""
         for key, stored in trusted.items():
@@ -429,11 +313,3 @@ class Nightly:
 def _counted(before: Any, after: Any) -> bool:
     """Is every item right or wrong, before and after?"""
     return bool(((before == 0) | (before == 1)).all() and ((after == 0) | (after == 1)).all())
-
-
-def _why(results: Sequence[Result]) -> str:
-    reasons = [r.message for one in results if one.status != "OK" for r in one.reasons if r.severity == "invalid"]
-    return printable(reasons[0]) if reasons else "none has a number"
-
-
-__all__ = ["Earlier", "Interrupted", "Nightly"]
