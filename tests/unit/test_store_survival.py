@@ -122,7 +122,7 @@ def test_hosts_that_are_killed_while_they_write(opened: Store, url: str, tmp_pat
             kind, _, name = line.partition(" ")
             said[kind].add(name)
     found = stored(opened)
-    assert len(said["result"]) > 30
+    assert len(said["result"]) >= 10
     assert said["result"] <= found["result"] and said["process"] <= found["process"]
     assert len(found["process"] - said["process"]) <= 30 and len(found["result"] - said["result"]) <= 30
     run_id = opened.create_run(REQUEST, request_doc(REQUEST))
