@@ -94,7 +94,7 @@ def postgresql(durable: bool = False) -> Iterator[Server]:
         words = ["--auth=scram-sha-256", f"--pwfile={password}", f"--username={USER}", "--encoding=UTF8", "--locale=C"]
         _run("initdb", "-D", data, "--no-sync", *words)
         with (data / "postgresql.conf").open("a") as file:
-            file.write("shared_buffers = 16MB\nmax_connections = 200\n")
+            file.write("shared_buffers = 64MB\nmax_connections = 200\n")
             if not durable:
                 file.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n")
         with socket.create_server(("127.0.0.1", 0)) as probe:

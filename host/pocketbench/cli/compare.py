@@ -43,6 +43,9 @@ def compare(ctx: click.Context, /, a: str, b: str, rerun: bool, **options: Any) 
         click.echo(f"{name}: {_describe(result)}")
     found = comparing.compare(before, after, run_a == run_b, spread, known)
     if found is None:
+        for name, result in (("A", before), ("B", after)):
+            if result.latency_ms is not None and not result.process_medians_ns():
+                raise UsageError(f"the samples of {name} were pruned from the store: --rerun measures both now")
         raise UsageError("there is nothing to compare: one of the two has no latency")
     click.echo(comparing.in_words(found))
     click.echo(_how(found))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from pocketbench.cli.options import store_option
+from pocketbench.errors import UsageError, nearest
 from pocketbench.models import printable
+from pocketbench.plan import READERS
 from pocketbench.report.columns import MISSING
 from pocketbench.report.numbers import significant
 from pocketbench.results import Result, to_doc
@@ -22,10 +25,10 @@ from pocketbench.store.store import Store
 @click.option("--debug", is_flag=True, hidden=True)
 @store_option
 def history(device: str | None, model: str | None, limit: int, form: str, store: str | None, debug: bool) -> None:
-    """Earlier results, newest first: of all devices, of DEVICE, or of DEVICE and MODEL (its name)."""
+    """Earlier results, newest first: of all devices, of DEVICE, or of DEVICE and MODEL (its name, or its file)."""
     opened = Store(store)
     try:
-        rows = opened.history(device, model, limit)
+        rows = _found(opened, device, model, limit)
     finally:
         opened.close()
     if form == "json":
@@ -33,13 +36,31 @@ def history(device: str | None, model: str | None, limit: int, form: str, store:
         click.echo(json.dumps(docs, indent=1))
         return
     if not rows:
-        click.echo("no results yet" if device is None else f"no results of {device} {model or ''}".rstrip())
+        click.echo("no results yet")
         return
     from tabulate import tabulate
 
     headings = ["when (UTC)", "run", "result", "device", "model", "runtime", "delegate", "threads", "p50", "status"]
     shown = [[created[:16].replace("T", " "), run_id, *_cells(result)] for created, run_id, result in rows]
     click.echo(tabulate(shown, headings, tablefmt="simple", disable_numparse=True))
+
+
+def _found(opened: Store, device: str | None, model: str | None, limit: int) -> list[tuple[str, str, Result]]:
+    """UsageError with the nearest name, where the store has something, and nothing of these."""
+    rows = opened.history(device, model, limit)
+    if model is not None and not rows and Path(model).suffix.lower() in READERS:
+        model = Path(model).stem
+        rows = opened.history(device, model, limit)
+    measured = opened.measured() if device is not None and not rows else []
+    if not measured:
+        return rows
+    devices = [name for name, _ in measured]
+    if device not in devices:
+        assert device is not None
+        raise UsageError(f"the store has no results of the device {device!r}{nearest(device, devices)}")
+    assert model is not None
+    models = [name for of, name in measured if of == device]
+    raise UsageError(f"the store has no results of the model {model!r} on {device}{nearest(model, models)}")
 
 
 def _cells(result: Result) -> list[str]:

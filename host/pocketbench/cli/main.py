@@ -25,6 +25,8 @@ SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "suite": ("pocketbench.cli.suite:suite", "What a file names, run once or night by night."),
     "baseline": ("pocketbench.cli.baseline:baseline", "What nights are held against: show, pin, accept."),
     "report": ("pocketbench.cli.report:report", "The pages of a night that is over."),
+    "export": ("pocketbench.cli.export:export", "The store's results as CSV or Parquet."),
+    "store": ("pocketbench.cli.store:store", "Keep the results store small."),
     "rerun": ("pocketbench.cli.rerun:rerun", "Measure an earlier run or result again."),
 }
 

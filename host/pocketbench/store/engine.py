@@ -62,6 +62,19 @@ class Database:
             raise StoreError(f"the store {self.name} cannot be read: {self.cause(error)}{self.remedy}") from error
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """The same for several statements that belong together: what others write meanwhile is in none of them."""
+        with self.reading() as connection:
+            if self.path is not None:
+                connection.exec_driver_sql("BEGIN")
+            else:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+    @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that may write; StoreError where the database cannot take it."""
         try:

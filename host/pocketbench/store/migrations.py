@@ -129,10 +129,13 @@ def name_series(connection: Connection) -> None:
 
 def _to_2(connection: Connection) -> None:
     """Series and nights."""
+    # SQLite's is wider: see schema.py.
+    more = ", id, status, night, runtime_version, device_fingerprint, model_sha256"
+    wide = more if connection.dialect.name == "sqlite" else ""
     for statement in (
         "ALTER TABLE result ADD COLUMN series VARCHAR(40) DEFAULT '' NOT NULL",
         "ALTER TABLE result ADD COLUMN night VARCHAR(120)",
-        "CREATE INDEX result_by_series ON result (series, created_utc)",
+        f"CREATE INDEX result_by_series ON result (series, created_utc{wide})",
         "CREATE INDEX result_by_night ON result (night)",
         """CREATE TABLE night (
             id VARCHAR(120) NOT NULL, suite TEXT NOT NULL, label VARCHAR(40) NOT NULL,

@@ -13,6 +13,7 @@ from sqlalchemy import insert, select, update
 from pocketbench.night import Alarm
 from pocketbench.results import Result, from_doc, to_doc
 from pocketbench.store import codec, schema
+from pocketbench.store.series import mixed_units
 from pocketbench.store.store import ITEMS_ROUND, Store, now
 
 # As many as a page shows and the rules look at, with room for those that an alarm takes out.
@@ -123,30 +124,38 @@ def result(store: Store, result_id: str) -> Stored:
 
 
 def earlier(store: Store, suite: str, series: Sequence[str], labels: Sequence[str]) -> dict[str, list[Earlier]]:
-    """Of each series its trusted results of those nights, in the order of `labels`; the last of each night."""
-    r, m = schema.result, schema.metric
+    """Of each series its trusted results of those nights, in the order of `labels`; the last of each night.
+
+    StoreError where a series has a metric in several units.
+    """
+    r, m = schema.result.c, schema.metric.c
     of_night = {night_id(suite, label): label for label in labels}
-    facts = (r.c.night, r.c.device_fingerprint, r.c.model_sha256, r.c.runtime_version)
-    found: dict[tuple[str, str], dict[str, tuple[Any, dict[str, Any]]]] = {}
-    with store.database.reading() as connection:
+    found: dict[tuple[str, str], Earlier] = {}
+    units: dict[tuple[str, str], str] = {}
+    # Both from one snapshot, and no more columns than are used: there may be 100,000 rows.
+    with store.database.snapshot() as connection:
         for first in range(0, len(series), CHUNK):
-            query = (
-                select(r.c.id, r.c.series, r.c.created_utc, *facts, m.c.name, m.c.value, m.c.lo, m.c.hi)
-                .join(m, m.c.result_id == r.c.id)
-                .where(r.c.series.in_(series[first : first + CHUNK]), r.c.night.in_(list(of_night)), r.c.status == "OK")
-                .order_by(r.c.created_utc, r.c.id)
+            some = (r.series.in_(series[first : first + CHUNK]), r.night.in_(list(of_night)), r.status == "OK")
+            facts = select(r.id, r.series, r.night, r.device_fingerprint, r.model_sha256, r.runtime_version)
+            metrics = select(m.result_id, m.name, m.unit, m.value, m.lo, m.hi).join_from(
+                schema.result, schema.metric, m.result_id == r.id
             )
-            for row in connection.execute(query):
-                of_result = found.setdefault((row.series, of_night[row.night]), {})
-                of_result.setdefault(row.id, (row, {}))[1][row.name] = (row.value, row.lo, row.hi)
+            series_of: dict[str, str] = {}
+            values: dict[str, dict[str, tuple[float, float | None, float | None]]] = {}
+            rows = connection.execute(facts.where(*some).order_by(r.created_utc, r.id)).all()
+            for id_, key, night, fingerprint, sha256, version in rows:
+                series_of[id_], values[id_] = key, {}
+                found[key, of_night[night]] = Earlier(of_night[night], fingerprint, sha256, version, values[id_])
+            for id_, name, unit, value, lo, hi in connection.execute(metrics.where(*some)).all():
+                values[id_][name] = (value, lo, hi)
+                if units.setdefault((series_of[id_], name), unit) != unit:
+                    both = {unit, units[series_of[id_], name]}
+                    raise mixed_units(store, name, series_of[id_], both)
     made: dict[str, list[Earlier]] = {}
     for key in series:
-        for label in labels:
-            of_result = found.get((key, label), {})
-            if of_result:
-                row, values = list(of_result.values())[-1]
-                facts_of = (row.device_fingerprint, row.model_sha256, row.runtime_version)
-                made.setdefault(key, []).append(Earlier(label, *facts_of, values))
+        of_series = [found[key, label] for label in labels if (key, label) in found]
+        if of_series:
+            made[key] = of_series
     return made
 
 

@@ -74,14 +74,20 @@ result = Table(
     Column("delegate", Text, nullable=False),
     Column("threads", Integer, nullable=False),
     Column("status", String(20), nullable=False),
-    Column("doc", JSON, nullable=False),
     # '' only until the next opening: rows of hosts that were still running an older version.
     Column("series", String(40), nullable=False, server_default=""),
     Column("night", String(120)),
+    # Last, for it is long: what stands after it is slow to read.
+    Column("doc", JSON, nullable=False),
     # The idempotency key: a result that is sent twice is stored once.
     UniqueConstraint("run_id", "case_key"),
     Index("result_series", "device", "model_name", "created_utc"),
-    Index("result_by_series", "series", "created_utc"),
+    # All that a history shows of a result: SQLite keeps documents among the rows, and would read them to come by it.
+    Index(
+        "result_by_series",
+        *("series", "created_utc", "id", "status", "night", "runtime_version", "device_fingerprint", "model_sha256"),
+    ).ddl_if(dialect="sqlite"),
+    Index("result_by_series", "series", "created_utc").ddl_if(dialect="postgresql"),
     Index("result_by_night", "night"),
 )
 

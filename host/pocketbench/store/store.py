@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from pocketbench import __version__
@@ -63,9 +63,7 @@ class Store:
 
     def create_run(self, request: Request, request_doc: Mapping[str, Any]) -> str:
         """A new run's id; StoreError where the store cannot take even that."""
-        run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
         row = {
-            "id": run_id,
             "created_utc": now(),
             "finished_utc": None,
             "host": socket.gethostname(),
@@ -73,9 +71,12 @@ class Store:
             "digest": request.digest,
             "request": dict(request_doc),
         }
-        with self.database.writing() as connection:
-            connection.execute(insert(schema.run), [row])
-        return run_id
+        made = self.database.insert(schema.run).on_conflict_do_nothing().returning(schema.run.c.id)
+        while True:
+            run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
+            with self.database.writing() as connection:
+                if connection.execute(made, {"id": run_id, **row}).first() is not None:
+                    return run_id
 
     def save_process(self, run_id: str, case_key: str, process: Process, fence: Fence | None = None) -> None:
         """One measured process, once. DeviceBusy where somebody else has taken the device's lease since."""
@@ -136,7 +137,7 @@ class Store:
                 newest = connection.execute(query).scalar()
             if newest is None or newest < moment:
                 return moment
-            return _stamp(datetime.fromisoformat(newest) + timedelta(milliseconds=1))
+            return stamp(datetime.fromisoformat(newest) + timedelta(milliseconds=1))
         except (StoreError, ValueError, OverflowError):
             return moment
 
@@ -219,14 +220,24 @@ class Store:
     def history(self, device: str | None, model: str | None, limit: int) -> list[tuple[str, str, Result]]:
         """(created, run id, result without samples), newest first."""
         table = schema.result
-        query = select(table).order_by(table.c.created_utc.desc(), table.c.id).limit(limit)
+        newest = (table.c.created_utc.desc(), table.c.id)
+        # By what an index has; documents of those alone that are shown.
+        chosen = select(table.c.id).order_by(*newest).limit(limit)
         if device is not None:
-            query = query.where(table.c.device == device)
+            chosen = chosen.where(table.c.device == device)
         if model is not None:
-            query = query.where(table.c.model_name == model)
+            chosen = chosen.where(table.c.model_name == model)
+        query = select(table).where(table.c.id.in_(chosen)).order_by(*newest)
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
         return [(row.created_utc, row.run_id, from_doc(Result, row.doc)) for row in rows]
+
+    def measured(self) -> list[tuple[str, str]]:
+        """Names of each device and of a model that it has results of."""
+        table = schema.result
+        query = select(table.c.device, table.c.model_name).distinct().order_by(table.c.device, table.c.model_name)
+        with self.database.reading() as connection:
+            return [(row.device, row.model_name) for row in connection.execute(query)]
 
     def session_spread(self, result: Result) -> tuple[float, bool]:
         """(standard deviation of log p50 between sessions of that case, is it known?); 2 % while unknown."""
@@ -252,10 +263,11 @@ class Store:
 
 def now() -> str:
     """UTC, ISO 8601 with milliseconds."""
-    return _stamp(datetime.now(UTC))
+    return stamp(datetime.now(UTC))
 
 
-def _stamp(moment: datetime) -> str:
+def stamp(moment: datetime) -> str:
+    """A moment as the store has it."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
