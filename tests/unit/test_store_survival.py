@@ -218,6 +218,9 @@ if len(sys.argv) > 3:
 """
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
 def on_a_full_disk(folder: Path, words: str) -> list[str]:
     """Lines of FULL, run where the folder is a disk of 2 MB of its own."""
     probe = subprocess.run(["unshare", "-Urm", "true"], check=False) if shutil.which("unshare") else None
@@ -231,6 +234,7 @@ def on_a_full_disk(folder: Path, words: str) -> list[str]:
         capture_output=True,
         text=True,
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
         timeout=100,
         check=False,
     )
