@@ -116,6 +116,9 @@ def test_an_old_store_becomes_what_a_new_one_is(old: str, tmp_path: Path, reques
         opened = Store(url)
         with opened.database.reading() as connection:
             shapes.append(shape(connection))
+            if "://" not in url:
+                made = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'metric'")).scalar_one()
+                assert made.rstrip().endswith("WITHOUT ROWID")
         opened.close()
     assert shapes[0] == {table: {**parts, "columns": shapes[0][table]["columns"]} for table, parts in shapes[1].items()}
     assert {table: sorted(parts["columns"]) for table, parts in shapes[0].items()} == {

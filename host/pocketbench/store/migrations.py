@@ -127,12 +127,26 @@ def name_series(connection: Connection) -> None:
         connection.execute(change, names)
 
 
+SQLITE_METRICS: tuple[str, ...] = (
+    """CREATE TABLE metric_2 (
+        result_id VARCHAR(40) NOT NULL, name VARCHAR(60) NOT NULL, unit VARCHAR(20) NOT NULL,
+        direction INTEGER NOT NULL, value FLOAT NOT NULL, lo FLOAT, hi FLOAT, PRIMARY KEY (result_id, name),
+        FOREIGN KEY (result_id) REFERENCES result (id) ON DELETE CASCADE) WITHOUT ROWID""",
+    "INSERT INTO metric_2 SELECT result_id, name, unit, direction, value, lo, hi FROM metric ORDER BY result_id, name",
+    "DROP TABLE metric",
+    "ALTER TABLE metric_2 RENAME TO metric",
+)
+
+
 def _to_2(connection: Connection) -> None:
     """Series and nights."""
-    # SQLite's is wider: see schema.py.
-    more = ", id, status, night, runtime_version, device_fingerprint, model_sha256"
-    wide = more if connection.dialect.name == "sqlite" else ""
+    # SQLite's index is wider, and its metrics lie otherwise: see schema.py.
+    wide: str = ""
+    clustered: tuple[str, ...] = ()
+    if connection.dialect.name == "sqlite":
+        wide, clustered = ", id, status, night, runtime_version, device_fingerprint, model_sha256", SQLITE_METRICS
     for statement in (
+        *clustered,
         "ALTER TABLE result ADD COLUMN series VARCHAR(40) DEFAULT '' NOT NULL",
         "ALTER TABLE result ADD COLUMN night VARCHAR(120)",
         f"CREATE INDEX result_by_series ON result (series, created_utc{wide})",

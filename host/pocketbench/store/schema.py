@@ -101,6 +101,8 @@ metric = Table(
     Column("value", Float, nullable=False),
     Column("lo", Float),
     Column("hi", Float),
+    # The rows of a result lie together, and are found in one step.
+    sqlite_with_rowid=False,
 )
 
 lease = Table(
