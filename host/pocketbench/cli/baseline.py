@@ -16,9 +16,11 @@ from pocketbench.nightly import alarms as alarming
 from pocketbench.nightly import kept, page
 from pocketbench.nightly.run import BY_ITSELF
 from pocketbench.report.columns import MISSING
+from pocketbench.report.night_text import percent
 from pocketbench.report.numbers import significant
 from pocketbench.series import series_key
 from pocketbench.store import nights
+from pocketbench.store.series import Standing, standings
 from pocketbench.store.store import Store
 
 ALL = "all"
@@ -34,17 +36,18 @@ def baseline() -> None:
 @store_option
 @click.option("--debug", is_flag=True, hidden=True)
 def show(suite: str, store: str | None, debug: bool) -> None:
-    """The baseline of each series of SUITE, and its alarms."""
+    """The newest result of each series of SUITE beside its baseline, and the alarms."""
     from tabulate import tabulate
 
     opened = _opened(store, suite)
     try:
-        rows = [_row(opened, pinned) for pinned in nights.baselines(opened, suite).values()]
+        pinned = nights.baselines(opened, suite)
+        rows = [_row(one, pinned.get(one.series)) for one in standings(opened, suite)]
         found = nights.alarms(opened, suite)
     finally:
         opened.close()
-    headings = ["series", "device", "case", "p50", "result", "night", "by", "why"]
-    click.echo(tabulate(rows, headings, tablefmt="simple", disable_numparse=True) if rows else "no baselines yet")
+    headings = ["series", "device", "case", "p50 ms", "baseline", "change", "newest", "baseline by", "why"]
+    click.echo(tabulate(_shown(rows), headings, tablefmt="simple", disable_numparse=True) if rows else "no nights yet")
     live = [alarm for alarm in found if alarm.state in alarming.LIVE]
     if live:
         told = [
@@ -167,19 +170,16 @@ def _pin(store: Store, suite: str, stored: nights.Stored, reason: str) -> None:
     click.echo(f"pinned: {title} on {printable(stored.result.device)}, {stored.result.id}")
 
 
-def _row(store: Store, pinned: nights.Pinned) -> list[str]:
-    stored = nights.result(store, pinned.result_id)
-    p50 = stored.result.metric("latency_p50")
-    who = "itself" if pinned.by == BY_ITSELF else pinned.by
-    return _shown(
-        [
-            [
-                *(pinned.series, stored.result.device, page.title(stored.result)),
-                MISSING if p50 is None else f"{significant(p50)} ms",
-                *(stored.result.id, (stored.night or MISSING).partition("/")[2], who, pinned.reason),
-            ]
-        ]
-    )[0]
+def _row(one: Standing, pinned: nights.Pinned | None) -> list[str]:
+    case = f"{one.model_name} {one.runtime} {one.delegate} x{one.threads}"
+    p50 = one.metrics.get("latency_p50")
+    value, before = (p50.value, p50.baseline) if p50 is not None else (None, None)
+    numbers = [MISSING if number is None else significant(number) for number in (value, before)]
+    change = percent(value / before - 1 if value is not None and before else None)
+    status = "" if one.status == "OK" else f" {one.status}"
+    who = MISSING if pinned is None else "itself" if pinned.by == BY_ITSELF else pinned.by
+    newest = f"{one.night.partition('/')[2]}{status}"
+    return [one.series, one.device, case, *numbers, change, newest, who, pinned.reason if pinned else MISSING]
 
 
 def _shown(rows: Sequence[Sequence[str]]) -> list[list[str]]:

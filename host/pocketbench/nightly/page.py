@@ -30,9 +30,6 @@ from pocketbench.report.findings import pareto
 from pocketbench.results import METRICS, DeviceFacts, Result, from_doc, to_doc
 from pocketbench.store.nights import Earlier, Stored
 
-# Nights that a page shows of each series.
-SHOWN = 40
-
 
 @dataclass(frozen=True)
 class Found:
@@ -184,7 +181,7 @@ def _points(past: Sequence[Earlier], metric: str) -> list[Point]:
         before = one
         if metric in one.values:
             made.append(Point(one.night, *one.values[metric], marks))
-    return made[-SHOWN:]
+    return made
 
 
 def _marks(found: Found, key: str, result: Result) -> list[str]:
