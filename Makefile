@@ -29,8 +29,16 @@ test: check protos-check  ## Lint, types, wire code, and all tests but the slow 
 # has to pass then.
 AGAIN := --last-failed --last-failed-no-failures none
 
-test-slow: bundle  ## Tests that take minutes each: the board, and what needs patience. No skips but listed ones.
-	$(BIN)/python -m pytest tests/slow || $(BIN)/python -m pytest tests/slow $(AGAIN)
+test-slow: bundle  ## Tests that take minutes each: boards, phones, a month of nights, patience. No skips but listed ones.
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line slow-devices slow-host
+
+# Side by side: what is emulated takes one core, and what waits or sleeps next to none.
+SLOW_HOST := $(foreach one,large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
+.PHONY: slow-devices slow-host
+slow-devices: SLOW := tests/slow $(addprefix --ignore=,$(SLOW_HOST)) -o cache_dir=build/cache/devices
+slow-host: SLOW := $(SLOW_HOST) -o cache_dir=build/cache/host
+slow-devices slow-host: $(VENV)/.dev
+	$(BIN)/python -m pytest $(SLOW) || $(BIN)/python -m pytest $(SLOW) $(AGAIN)
 
 test-accel: $(VENV)/.dev  ## Tests of NPU and GPU paths, on a simulator and a software Vulkan (300 MB of packages).
 	$(BIN)/python -m tests.accel.fetch build/accel

@@ -113,6 +113,6 @@ def _newest(suite: str) -> Subquery:
 def mixed_units(store: Store, metric: str, series: str) -> StoreError:
     """Why such a series is not read."""
     return StoreError(
-        f"the store {store.database.name} has {metric} of the series {series} in several units: such numbers cannot stand "
-        "beside each other; were they written by different versions of pocketbench?"
+        f"the store {store.database.name} has {metric} of the series {series} in several units: such numbers cannot "
+        "stand beside each other; were they written by different versions of pocketbench?"
     )
