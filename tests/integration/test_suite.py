@@ -52,56 +52,6 @@ def test_a_change_is_told_once_everywhere_acknowledged_and_undone(bench: Bench) 
         assert again.doc["alarms"] == second.night["alarms"] and again.code == 0
 
 
-def test_what_is_accepted_is_the_baseline(bench: Bench) -> None:
-    lab = Lab(bench, models={"a": {"sleep_ms": SLEEP_MS}}, runtime="null")
-    lab.night("n1")
-    lab.models["a"]["versions"] = {"2": STEP}
-    lab.runtime = "null==2"
-    red = lab.night("n2")
-    assert red.alarms("red") == [("a", "latency_p50"), ("a", "size")] and "runtime" in red.night["alarms"][0]["why"]
-    accepted = bench("baseline", "accept", "sim", "all")
-    assert accepted.code == 0 and accepted.stdout.count("accepted") == 2 and accepted.stdout.count("pinned") == 1
-    calm = lab.night("n3")
-    assert (calm.ended.code, calm.color, calm.night["alarms"]) == (0, "ok", [])
-    assert "accepted" in bench("baseline", "show", "sim").stdout
-
-
-def test_a_model_that_breaks_is_red_and_one_that_is_optional_is_not(bench: Bench) -> None:
-    lab = Lab(bench, models={"a": {"sleep_ms": 1}, "b": {"sleep_ms": 1}})
-    lab.night("n1")
-    lab.models["a"]["fail"] = {"stage": "run", "how": "error"}
-    broken = lab.night("n2")
-    assert (broken.ended.code, broken.alarms("red")) == (1, [("a", "status")])
-    assert [(c["status"], c["optional"]) for c in broken.night["cases"]] == [("FAILED", False)]
-    file = lab.write()
-    file.write_text(
-        file.read_text().replace("    runtimes:", "    optional: true\n    runtimes:").replace("sim", "other")
-    )
-    ended = bench("suite", "run", file, "--format", "json")
-    assert ended.code == 0 and sorted(r["status"] for r in ended.results) == ["FAILED", "OK"]
-
-
-def test_a_night_that_was_cut_goes_on_where_it_was(bench: Bench) -> None:
-    lab = Lab(bench, models={name: {"sleep_ms": 20} for name in "abcdef"}, extra=["budget: 2h"])
-    lab.models |= {name: {"sleep_ms": 20} for name in "ghijkl"}
-    command = ("suite", "nightly", lab.write(), "--night", "n1", "--format", "json")
-    process = bench.start(*command)
-    store = bench.home / "xdg_data_home" / "pocketbench" / "results.db"
-    # A batch of eight ends before the next one begins.
-    assert wait_until(lambda: store.exists() and _results(store) >= 8, 120)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    before = _results(store)
-    assert 8 <= before < 12
-    refused = bench(*command)
-    assert refused.code == 2 and "was cut: --resume goes on with it" in refused.stderr
-    resumed = bench(*command, "--resume")
-    assert resumed.code == 0, resumed.stderr
-    assert resumed.doc["measured"] == 12 and _results(store) == 12
-    over = bench(*command)
-    assert over.code == 2 and "is over" in over.stderr
-
-
 def test_ctrl_c_ends_a_run_well(bench: Bench) -> None:
     lab = Lab(bench, models={name: {"sleep_ms": 30} for name in "abcd"})
     process = bench.start("suite", "run", lab.write())
@@ -176,13 +126,3 @@ def test_a_webhook_that_is_away_fails_nothing(bench: Bench) -> None:
     told = lab.night("n2")
     assert told.ended.code == 1 and "the webhook was not told" in told.ended.stderr
     assert "secret" not in told.ended.stderr + json.dumps(told.night)
-
-
-def _results(store: Path) -> int:
-    import sqlite3
-
-    with sqlite3.connect(store) as connection:
-        try:
-            return int(connection.execute("SELECT count(*) FROM result").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0
