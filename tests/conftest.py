@@ -11,7 +11,7 @@ settings.register_profile("default", deadline=None, derandomize=True, suppress_h
 settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
-# Files are shared out among processes as they stand: what takes minutes begins first, and none is left to one at the end.
+# Files are shared out among processes: what takes minutes begins first, so that none is left to one of them at the end.
 LONGEST = (
     *("test_phone", "test_run", "test_energy", "test_survival", "test_adb_devices", "test_native", "test_reasons"),
     *(
