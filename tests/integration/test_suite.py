@@ -104,6 +104,16 @@ def test_a_suite_that_is_written_wrongly(bench: Bench, change: tuple[str, str], 
         assert ended.code == 2 and told in ended.stderr, ended.stderr
 
 
+def test_two_cases_of_one_series_are_refused(bench: Bench) -> None:
+    """Their nights could not be told apart."""
+    file = Lab(bench, models={"a": {}}).write()
+    (bench.home / "new").mkdir()
+    (bench.home / "new" / "a.null").write_text("{}")
+    file.write_text(file.read_text().replace("a.null", "a.null, new/a.null"))
+    ended = bench("suite", "nightly", file)
+    assert ended.code == 2 and "are one series: give the files different names" in ended.stderr
+
+
 def test_names_that_are_wrong(bench: Bench, tmp_path: Path) -> None:
     assert "no such file" in bench("suite", "run", tmp_path / "gone.yaml").stderr
     lab = Lab(bench, models={"a": {"sleep_ms": 1}})

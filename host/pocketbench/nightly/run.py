@@ -11,6 +11,7 @@ from typing import Any
 from pocketbench import fleet, regression
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.config.suite import SuiteFile
+from pocketbench.errors import UsageError
 from pocketbench.fleet import Outcome
 from pocketbench.models import printable
 from pocketbench.night import AMBER, RED, Alarm, Night
@@ -67,7 +68,15 @@ class Nightly:
         self._labels = [row.label for row in before]
         self._states = [row.state for row in before]
         self._parts = parts(self.suite, self.entries, self._id)
-        self._asked = {series_of_case(case): (case, part) for part in self._parts for case in part.request.cases}
+        self._asked: dict[str, tuple[Case, Part]] = {}
+        for part in self._parts:
+            for case in part.request.cases:
+                other, _ = self._asked.setdefault(series_of_case(case), (case, part))
+                if other is not case:
+                    raise UsageError(
+                        f"{case.model.path} and {other.model.path} ({case.runtime} x{case.threads} on {case.device}) are "
+                        "one series: give the files different names, and ask for one version of a runtime"
+                    )
         self.remarks += [remark for part in self._parts for remark in part.remarks]
         self._alarms = nights.alarms(self.store, self.suite.suite)
         self._pinned = nights.baselines(self.store, self.suite.suite)
