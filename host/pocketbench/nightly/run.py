@@ -74,8 +74,8 @@ class Nightly:
                 other, _ = self._asked.setdefault(series_of_case(case), (case, part))
                 if other is not case:
                     raise UsageError(
-                        f"{case.model.path} and {other.model.path} ({case.runtime} x{case.threads} on {case.device}) are "
-                        "one series: give the files different names, and ask for one version of a runtime"
+                        f"{case.model.path} and {other.model.path} ({case.runtime} x{case.threads} on {case.device}) "
+                        "are one series: give the files different names, and ask for one version of a runtime"
                     )
         self.remarks += [remark for part in self._parts for remark in part.remarks]
         self._alarms = nights.alarms(self.store, self.suite.suite)
