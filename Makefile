@@ -30,7 +30,7 @@ test: check protos-check  ## Lint, types, wire code, and all tests but the slow 
 AGAIN := --last-failed --last-failed-no-failures none
 
 test-slow: bundle  ## Tests that take minutes each: boards, phones, a month of nights, patience. No skips but listed ones.
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line slow-devices slow-host
+	@$(MAKE) --no-print-directory --jobs 2 slow-devices slow-host
 
 # Side by side: what is emulated takes one core, and what waits or sleeps next to none.
 SLOW_HOST := $(foreach one,large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
