@@ -99,13 +99,13 @@ def test_the_newest_beside_its_baseline(opened: Store, monkeypatch: pytest.Monke
     for day in (1, 2):
         monkeypatch.setattr(nights, "now", lambda day=day: f"2026-01-0{day}T09:00:00.000Z")
         nights.pin(opened, "s", key, ids["d1", day], "ann", "because")
-    first, second = series.standings(opened, "s")
+    first, second = series.standings(opened, "s", ("latency_p50", "size"))
     assert (first.device, first.result_id, first.baseline_id) == ("d1", ids["d1", 3], ids["d1", 2])
     assert first.night == "s/2026-01-03" and first.series == key
     latency = first.metrics["latency_p50"]
     assert (latency.value, latency.baseline) == (3, 2)
     assert (second.device, second.baseline_id, second.metrics["size"].baseline) == ("d2", None, None)
-    assert series.standings(opened, "none") == []
+    assert series.standings(opened, "none", ("size",)) == []
 
 
 def test_numbers_of_two_units_are_refused(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_numbers_of_two_units_are_refused(opened: Store, monkeypatch: pytest.Mon
     with opened.database.writing() as connection:
         connection.execute(text(f"UPDATE metric SET unit = 'us' WHERE name = 'latency_p50' AND result_id = '{first}'"))
     for read in (
-        lambda: series.standings(opened, "s"),
+        lambda: series.standings(opened, "s", ("latency_p50", "size")),
         lambda: nights.earlier(opened, "s", [key], ["1", "2"]),
     ):
         with pytest.raises(StoreError, match=f"latency_p50 of the series {key} in several units"):

@@ -42,7 +42,7 @@ def show(suite: str, store: str | None, debug: bool) -> None:
     opened = _opened(store, suite)
     try:
         pinned = nights.baselines(opened, suite)
-        rows = [_row(one, pinned.get(one.series)) for one in standings(opened, suite)]
+        rows = [_row(one, pinned.get(one.series)) for one in standings(opened, suite, ("latency_p50",))]
         found = nights.alarms(opened, suite)
     finally:
         opened.close()

@@ -5,6 +5,7 @@ The newest is what was stored last: `created_utc` never goes back within a serie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Subquery, func, select
@@ -37,8 +38,8 @@ class Standing(NamedTuple):
     metrics: dict[str, Value]
 
 
-def standings(store: Store, suite: str) -> list[Standing]:
-    """Every series that a night of the suite measured, by device, model and what ran it.
+def standings(store: Store, suite: str, names: Sequence[str]) -> list[Standing]:
+    """Every series that a night of the suite measured, with the metrics of those names, by device, model and runtime.
 
     StoreError where the store cannot be read, or a metric and its baseline are of different units.
     """
@@ -68,6 +69,7 @@ def standings(store: Store, suite: str) -> list[Standing]:
         )
         .join(metric, metric.c.result_id == newest.c.result)
         .join(before, beside, isouter=True)
+        .where(metric.c.name.in_(names))
     )
     metrics: dict[str, dict[str, Value]] = {}
     # Both from one snapshot: a night may be going on.
