@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 from tests.integration.conftest import Bench, Ended
 
-# Sleeps this long: jitter of a few hundredths of a millisecond is far below what is looked for.
-SLEEP_MS = 8.0
+# Sleeps this long: that a busy machine wakes up late by a millisecond stays below what is looked for.
+SLEEP_MS = 40.0
 PLAN = "{processes: PROCESSES, min_runs: 8, max_runs: 8, min_time_s: 0, max_time_s: 1, cooldown_s: 0}"
 # Start-up times of processes on a busy machine are nobody's regression here.
 THRESHOLDS = "{load: 1000%, first_inference: 1000%, memory_peak: 50%}"
