@@ -65,6 +65,11 @@ class DeviceFacts:
     boot_id: str | None = None
     fingerprint: str | None = None
 
+    @property
+    def summary(self) -> str:
+        """What it is, in one line."""
+        return ", ".join(fact for fact in (self.model, self.soc, self.cpu, self.os) if fact) or "never reached"
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -361,6 +366,15 @@ class Result:
         if d.requested == "cpu" or not d.nodes or d.nodes_delegated is None:
             return None
         return d.nodes_delegated / d.nodes
+
+    def interval(self, name: str) -> tuple[float | None, float | None]:
+        """The 95 % interval of one of METRICS, in its unit; (None, None) where it has none."""
+        ends: Sequence[float] | None = None
+        if name == "latency_p50" and self.latency_ms is not None:
+            ends = self.latency_ms.ci95
+        if name == "accuracy" and self.accuracy is not None:
+            ends = self.accuracy.ci95
+        return (ends[0], ends[1]) if ends else (None, None)
 
     def metric(self, name: str) -> float | None:
         """The value of one of METRICS, in its unit."""

@@ -90,20 +90,19 @@ def accept(suite: str, ids: Sequence[str], reason: str, store: str | None, debug
     """
     opened = _opened(store, suite)
     try:
-        labels = [nights.night_id(suite, row.label) for row in nights.nights(opened, suite, 1000)]
-        newest = next(row.label for row in nights.nights(opened, suite, 1))
+        labels = [row.label for row in nights.nights(opened, suite, 1000)]
         pinned = nights.baselines(opened, suite)
         chosen = _chosen(opened, suite, ids, list(pinned))
         series = {alarm.series if alarm is not None else key for alarm, key in chosen} - {None}
         for one in sorted(filter(None, series)):
-            found = nights.newest(opened, [one], labels).get(one)
+            found = nights.newest(opened, [one], [nights.night_id(suite, label) for label in labels]).get(one)
             if found is None:
                 raise UsageError(f"series {one} has no trusted night to accept")
             _pin(opened, suite, found, reason)
         named = {alarm.id for alarm, _ in chosen if alarm is not None}
         for alarm in nights.alarms(opened, suite):
             if alarm.state in alarming.LIVE and (alarm.id in named or alarm.series in series):
-                nights.save_alarms(opened, [alarming.accepted(alarm, newest, _who())])
+                nights.save_alarms(opened, [alarming.accepted(alarm, labels[0], _who())])
                 click.echo(f"accepted: {printable(alarm.title)}, {alarm.metric}")
     finally:
         opened.close()

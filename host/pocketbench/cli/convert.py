@@ -43,11 +43,12 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
         )
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
-    work = _workload(file, {name: list(dims) for name, dims in map(parse_shape, shapes)})
+    sizes = _sizes(file, {name: list(dims) for name, dims in map(parse_shape, shapes)})
+    work = _workload(file, list(sizes.values()))
     recipes = [one for one in dict.fromkeys(formats) if one != NCNN]
     with terminal() as say:
         outcome = list(pipeline.make(work, [parse("fp32")], recipes, output, say)) if recipes else []
-    failed = NCNN in formats and not _to_ncnn(file, work, output)
+    failed = NCNN in formats and not _to_ncnn(file, sizes, work, output)
     for one in outcome:
         if isinstance(one, pipeline.Failed):
             failed = True
@@ -59,18 +60,12 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
     sys.exit(3 if failed else 0)
 
 
-def _to_ncnn(file: Path, work: Workload, output: Path) -> bool:
-    from pocketbench.compress import onnx_graph
+def _to_ncnn(file: Path, sizes: dict[str, list[int]], work: Workload, output: Path) -> bool:
     from pocketbench.convert import to_ncnn
 
     target = output / f"{file.stem}.param"
-    samples = list(work.module.calibration_batches())
-    graph = onnx_graph.load(file).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    names = [one.name for one in graph.input if one.name not in weights]
-    shapes = {name: array.shape for name, array in zip(names, samples[0], strict=True)}
     try:
-        findings = to_ncnn.convert(file, shapes, samples, target)
+        findings = to_ncnn.convert(file, sizes, list(work.module.calibration_batches()), target)
     except UsageError as error:
         click.echo(f"ncnn: not made: {error}", err=True)
         return False
@@ -81,7 +76,7 @@ def _to_ncnn(file: Path, work: Workload, output: Path) -> bool:
     return True
 
 
-def _workload(file: Path, shapes: dict[str, list[int]]) -> Workload:
+def _workload(file: Path, sizes: list[list[int]]) -> Workload:
     """One whose network is the file, and whose samples are made up."""
     import numpy as np
 
@@ -89,7 +84,6 @@ def _workload(file: Path, shapes: dict[str, list[int]]) -> Workload:
 
     # Absolute, as model() is asked for a path that holds from anywhere.
     file = file.absolute()
-    sizes = _sizes(file, shapes)
 
     def samples() -> Any:
         rng = np.random.default_rng(0)
@@ -102,8 +96,8 @@ def _workload(file: Path, shapes: dict[str, list[int]]) -> Workload:
     return Workload(file, hashlib.sha256(file.read_bytes()).hexdigest(), module)
 
 
-def _sizes(file: Path, shapes: dict[str, list[int]]) -> list[list[int]]:
-    """Of the inputs, in the file's order. UsageError: one is open, or no float, or a name is not an input's."""
+def _sizes(file: Path, shapes: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Of the inputs by name, in the file's order. UsageError: one is open, or no float, or a name is not an input's."""
     from pocketbench.compress.recipe import missing_extra
 
     try:
@@ -131,4 +125,4 @@ def _sizes(file: Path, shapes: dict[str, list[int]]) -> list[list[int]]:
             )
         if len(wanted) != len(given) or any(have not in (0, want) for have, want in zip(given, wanted, strict=False)):
             raise UsageError(f"--shape {name}: {wanted} does not fit {file.name}, where 0 is open: {given}")
-    return [shapes[name] for name in inputs]
+    return {name: shapes[name] for name in inputs}

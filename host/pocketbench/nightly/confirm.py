@@ -61,11 +61,12 @@ class Confirming:
                 waiting.append((bool(changed), effect, key))
         findings: list[Finding] = []
         self.pending = set()
-        for position, (_, _, key) in enumerate(sorted(waiting, reverse=True)):
+        keys = [key for _, _, key in sorted(waiting, reverse=True)]
+        for position, key in enumerate(keys):
             case, part = self.asked[key]
             seconds = 2 * regression.FIRST_PAIRS * estimate_s([case], part.request.plan, self.case_s)
             if not self.clock.has(seconds):
-                self.pending |= {one for _, _, one in sorted(waiting, reverse=True)[position:]}
+                self.pending |= set(keys[position:])
                 self.remarks.append(
                     f"{len(self.pending)} suspected or changed cases could not be confirmed: the night's budget was "
                     "spent; they come first tomorrow"

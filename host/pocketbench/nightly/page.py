@@ -122,7 +122,7 @@ def _series(found: Found, key: str, result: Result) -> list[SeriesNight]:
         past = list(found.past.get(key, ()))
         baseline = found.baselines[key].metric(kind.name) if key in found.baselines else None
         state, note = _state(found, key, kind.name, judged, alarms)
-        tonight = Point(found.label, value, *_interval(result, kind.name), _marks(found, key, result))
+        tonight = Point(found.label, value, *result.interval(kind.name), _marks(found, key, result))
         made.append(
             SeriesNight(
                 key=key,
@@ -192,15 +192,6 @@ def _marks(found: Found, key: str, result: Result) -> list[str]:
     return [*changed, *["system"] * (result.device_info.fingerprint != last.device_info.fingerprint)]
 
 
-def _interval(result: Result, metric: str) -> tuple[float | None, float | None]:
-    ends: Sequence[float] | None = None
-    if metric == "latency_p50" and result.latency_ms is not None:
-        ends = result.latency_ms.ci95
-    if metric == "accuracy" and result.accuracy is not None:
-        ends = result.accuracy.ci95
-    return (ends[0], ends[1]) if ends else (None, None)
-
-
 def _relative(value: float, baseline: float | None) -> float | None:
     return value / baseline - 1 if baseline else None
 
@@ -229,13 +220,12 @@ def _devices(found: Found, results: Mapping[str, Result]) -> list[DeviceNight]:
             counts[result.status] = counts.get(result.status, 0) + 1
         heats = [result.temperature_c.max for result in own if result.temperature_c is not None]
         info = own[0].device_info if own else DeviceFacts()
-        facts = ", ".join(fact for fact in (info.model, info.soc, info.cpu, info.os) if fact) or "never reached"
         alarm = next((a for a in found.live if a.device == name and a.series is None), None)
         shift = found.shifts.get(name)
         made.append(
             DeviceNight(
                 name=name,
-                facts=printable(facts),
+                facts=printable(info.summary),
                 counts=counts,
                 state=alarm.color if alarm else OK,
                 shift=shift or None,

@@ -12,7 +12,7 @@ from pocketbench.fleet import Outcome
 from pocketbench.night import Treatment
 from pocketbench.nightly import kept
 from pocketbench.nightly.judge import MEASURED
-from pocketbench.plan import ALTERNATING, BASELINE, MIRRORED, NEW, Case, Plan, Request, RuntimeChoice
+from pocketbench.plan import ALTERNATING, BASELINE, MIRRORED, NEW, Case, Request, RuntimeChoice
 from pocketbench.regression import order
 from pocketbench.results import Result
 
@@ -76,10 +76,10 @@ def measure(
         for number, names in enumerate(turns)
         for name in names
     ]
-    plan = replace(request.plan, turns=MIRRORED if mirrored else ALTERNATING, energy_s=request.plan.energy_s)
+    plan = replace(request.plan, turns=MIRRORED if mirrored else ALTERNATING)
     found: dict[tuple[str, int], Result] = {}
     for batch, devices in _batches(pair, cases, entries):
-        outcome = run(replace(request, cases=tuple(batch), plan=_plan(plan), night=None), devices)
+        outcome = run(replace(request, cases=tuple(batch), plan=plan, night=None), devices)
         for case, result in zip(batch, outcome.results, strict=False):
             found[case.arm, case.pair] = result
     return _ratios(found, count), [result for (arm, _), result in sorted(found.items()) if arm == NEW]
@@ -90,11 +90,6 @@ def again(case: Case, request: Request, entries: Mapping[str, DeviceEntry], coun
     cases = tuple(replace(case, arm=NEW, pair=number) for number in range(count))
     outcome = run(replace(request, cases=cases, plan=replace(request.plan, turns=ALTERNATING), night=None), entries)
     return list(outcome.results)
-
-
-def _plan(plan: Plan) -> Plan:
-    """Profiles have no place in pairs."""
-    return replace(plan, profile=False)
 
 
 def _batches(

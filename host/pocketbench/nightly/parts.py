@@ -22,12 +22,11 @@ OVERHEAD_S = 3.0
 
 @dataclass(frozen=True)
 class Part:
-    """A group as a request; `seen`: digests of what its recipes learnt from, `failed`: recipes that came to nothing."""
+    """A group as a request; `seen`: digests of what its recipes learnt from."""
 
     request: Request
     seen: Mapping[str, frozenset[str]]
     optional: bool
-    failed: Sequence[str] = ()
     remarks: Sequence[str] = ()
 
 
@@ -63,7 +62,6 @@ def parts(suite: SuiteFile, entries: Mapping[str, DeviceEntry], night: str) -> l
                 replace(request, night=night),
                 variants.seen if variants else {},
                 group.optional,
-                variants.failed if variants else (),
                 variants.remarks if variants else (),
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -84,8 +84,9 @@ class Nightly:
         self._last = nights.newest(self.store, list(self._asked), ids)
         self._past = nights.earlier(self.store, self.suite.suite, list(self._asked), self._labels)
         self._baselines = {key: nights.result(self.store, pinned.result_id) for key, pinned in self._pinned.items()}
-        self._pending: set[str] = set((self._states[-1] if self._states else {}).get("pending", ()))
-        self._case_s: dict[str, float] = dict((self._states[-1] if self._states else {}).get("case_s", {}))
+        newest = self._states[-1] if self._states else {}
+        self._pending: set[str] = set(newest.get("pending", ()))
+        self._case_s: dict[str, float] = dict(newest.get("case_s", {}))
         self._left_out: list[Case] = []
 
     def measure(self) -> None:
@@ -130,7 +131,8 @@ class Nightly:
 
     def optional(self, result: Result) -> bool:
         """Does the suite let this case fail?"""
-        return next((p.optional for key, (_, p) in self._asked.items() if key == series_key(result)), False)
+        asked = self._asked.get(series_key(result))
+        return asked is not None and asked[1].optional
 
     @property
     def cases(self) -> int:
@@ -169,9 +171,8 @@ class Nightly:
         findings += confirming.confirm(trusted, judged, shifts)
         self._pending = confirming.pending
         self.remarks += confirming.remarks
-        notes = confirming.notes
         live, changed = alarming.advance(self.suite.suite, self.label, self._live(), findings)
-        self._pin(trusted, live)
+        self._pin(trusted)
         night = page.assemble(
             page.Found(
                 suite=self.suite.suite,
@@ -193,7 +194,7 @@ class Nightly:
                 shifts=shifts,
                 remarks=self.remarks,
                 undecided=frozenset(self._pending),
-                notes=notes,
+                notes=confirming.notes,
                 last={key: stored.result for key, stored in self._last.items()},
             )
         )
@@ -308,7 +309,7 @@ class Nightly:
                 why = judge.exact(kind.name, kind.direction, two, one, least)
             yield Finding(new.device, key, kind.name, page.title(new), RED if why else None, effect, why or "")
 
-    def _pin(self, trusted: Mapping[str, Stored], live: Sequence[Alarm]) -> None:
+    def _pin(self, trusted: Mapping[str, Stored]) -> None:
         """The first trusted night of a series is its baseline, until somebody says otherwise."""
         for key, stored in trusted.items():
             if key in self._pinned:

@@ -55,7 +55,7 @@ def as_table(report: Report) -> str:
 
 def as_markdown(report: Report) -> str:
     """For a README or a CI step summary."""
-    return _lines(report, "github", "\n\n", _escaped)
+    return _lines(report, "github", "\n\n", escaped)
 
 
 def as_csv(report: Report) -> str:
@@ -136,7 +136,7 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
 }
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
     """A cell that cannot end itself: GFM takes a backslash before a backslash as a pair."""
     return cell.replace("\\", "\\\\").replace("|", "\\|")
 
@@ -170,11 +170,9 @@ def _conditions(results: Sequence[Result]) -> list[str]:
     """Under what conditions: one line a device."""
     lines = {}
     for result in results:
-        info = result.device_info
-        facts = ", ".join(fact for fact in (info.model, info.soc, info.cpu, info.os) if fact)
         emulated = " (emulated)" if result.emulated else ""
         plan = result.plan
         processes = plan.get("processes", 1)
         how = f"{processes} process{'es' if processes != 1 else ''} a case in shuffled rounds"
-        lines[result.device] = printable(f"{result.device}{emulated}: {facts or 'never reached'}; {how}")
+        lines[result.device] = printable(f"{result.device}{emulated}: {result.device_info.summary}; {how}")
     return list(lines.values())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pocketbench.models import printable
 from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Night, SeriesNight
+from pocketbench.report import escaped
 from pocketbench.report.numbers import significant
 from pocketbench.results import to_doc
 
@@ -134,4 +135,4 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return escaped(cell).replace("<", "&lt;")

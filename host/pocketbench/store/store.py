@@ -319,7 +319,7 @@ def _metrics(result: Result) -> list[Row]:
         value = result.metric(kind.name)
         if value is None:
             continue
-        lo, hi = _interval(result, kind.name)
+        lo, hi = result.interval(kind.name)
         if not all(math.isfinite(number) for number in (value, lo, hi) if number is not None):
             raise StoreError(
                 f"{result.device}: {kind.name} of {result.model.name} is {value} [{lo}, {hi}] {kind.unit}: "
@@ -337,12 +337,3 @@ def _metrics(result: Result) -> list[Row]:
             }
         )
     return rows
-
-
-def _interval(result: Result, name: str) -> tuple[float | None, float | None]:
-    ends: Sequence[float] | None = None
-    if name == "latency_p50" and result.latency_ms is not None:
-        ends = result.latency_ms.ci95
-    if name == "accuracy" and result.accuracy is not None:
-        ends = result.accuracy.ci95
-    return (ends[0], ends[1]) if ends else (None, None)
