@@ -41,6 +41,8 @@ class Outcome:
     interrupted: bool
     # Of compressed results, by id: what they are compared with.
     originals: Mapping[str, str] = field(default_factory=dict)
+    # Of the results, in their order: a case that has none is left out.
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def run(
             progress.say(f"warning: the run could not be marked as complete: {error}")
     pairs = [(case, other) for case in request.cases if (other := original(case, request.cases)) is not None]
     originals = {found[a.key].id: found[b.key].id for a, b in pairs if a.key in found and b.key in found}
-    return Outcome(_warned([found[case.key] for case in request.cases if case.key in found]), interrupted, originals)
+    keys = tuple(case.key for case in request.cases if case.key in found)
+    return Outcome(_warned([found[key] for key in keys]), interrupted, originals, keys)
 
 
 def _guarded(lane: Lane, errors: list[BaseException]) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketbench.config.devices import DeviceEntry
+from pocketbench.fleet import Outcome
+from pocketbench.models import ModelFile, PlacedFile
 from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Alarm
-from pocketbench.nightly import alarms, judge
+from pocketbench.nightly import alarms, judge, pairs
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.history import segment
+from pocketbench.plan import BASELINE, Case, Plan, Request, RuntimeChoice
 from pocketbench.store.nights import Earlier
+from tests.unit import facts
 
 
 def series(count: int, level: float = 10.0, sd: float = 0.01, seed: int = 0) -> list[float]:
@@ -115,6 +122,22 @@ def test_nights_of_an_alarm_are_left_out_and_an_accepted_one_begins_anew() -> No
     assert len(segment(past, "a", "latency_p50", [alarm(metric="load")])) == 10
     assert len(segment(past, "a", "latency_p50", [alarm(metric="device", series=None)])) == 5
     assert [v for _, v in segment(past, "a", "latency_p50", (), "n06")] == [6, 7, 8, 9]
+
+
+def test_a_pair_without_a_result_shifts_no_other() -> None:
+    """The baseline's runs take twice as long; the first of them is lost."""
+    case = Case(
+        "pixel", ModelFile(Path("a.null"), (PlacedFile("a.null", Path("a.null"), "00" * 32, 2),)), RuntimeChoice("null")
+    )
+
+    def run(request: Request, entries: Mapping[str, DeviceEntry]) -> Outcome:
+        there = [one for one in request.cases if (one.arm, one.pair) != (BASELINE, 0)]
+        results = tuple(facts.result(latency_ms=facts.timing(2 if one.arm == BASELINE else 1)) for one in there)
+        return Outcome(results, False, keys=tuple(one.key for one in there))
+
+    for mirrored in (False, True):
+        ratios, new = pairs.measure(pairs.Arms(case, case, None), {}, Request((case,), Plan()), 5, mirrored, run)
+        assert ratios["latency_p50"] == pytest.approx([-math.log(2)] * 4) and len(new) == 5
 
 
 def finding(color: str | None, metric: str = "latency_p50") -> Finding:

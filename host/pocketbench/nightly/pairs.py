@@ -80,8 +80,8 @@ def measure(
     found: dict[tuple[str, int], Result] = {}
     for batch, devices in _batches(pair, cases, entries):
         outcome = run(replace(request, cases=tuple(batch), plan=plan, night=None), devices)
-        for case, result in zip(batch, outcome.results, strict=False):
-            found[case.arm, case.pair] = result
+        by_key = dict(zip(outcome.keys, outcome.results, strict=True))
+        found |= {(case.arm, case.pair): by_key[case.key] for case in batch if case.key in by_key}
     return _ratios(found, count), [result for (arm, _), result in sorted(found.items()) if arm == NEW]
 
 
