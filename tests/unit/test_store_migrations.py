@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, select, text, update
 
 from pocketbench.errors import StoreError
 from pocketbench.series import series_key
@@ -105,6 +105,24 @@ def test_nothing_is_lost_and_the_series_are_named(old: str) -> None:
     digest = "f616757f2ce08fac183905a12f478c429fdcddee38c12b46a08afe22e676dffb"
     assert opened.unfinished_run(digest, None) == run_id
     opened.save_result(run_id, "third", facts.result(id="r22"), night="s/2026-01-02")
+    opened.close()
+
+
+def test_requests_that_did_not_name_their_cases(old: str) -> None:
+    """The first versions wrote no key with a case: results tell which is which."""
+    database = engine.connect(old)
+    told: dict[str, list[str]] = {}
+    with database.writing() as connection:
+        table = schema.run
+        for row in connection.execute(select(table.c.id, table.c.request)).all():
+            told[row.id] = [case.pop("key") for case in row.request["cases"]]
+            connection.execute(update(table).where(table.c.id == row.id).values(request=row.request))
+    database.close()
+    opened = Store(old)
+    assert {id_: [case["key"] for case in opened.run_request(id_)[1]["cases"]] for id_ in told} == told
+    with opened.database.reading() as connection:
+        named = {row.id: row.series for row in connection.execute(text("SELECT id, series FROM result"))}
+    assert named["r11"] == series_key(facts.result(threads=4, shapes={"x": [1, 4]}, signature="serve"))
     opened.close()
 
 

@@ -157,7 +157,7 @@ def _pin(store: Store, suite: str, stored: nights.Stored, reason: str) -> None:
     from pocketbench.request import case_of
 
     _, asked = store.run_request(stored.run_id)
-    doc = next((one for one in asked["cases"] if one["key"] == stored.case_key), None)
+    doc = next((one for one in asked["cases"] if one.get("key") == stored.case_key), None)
     title = page.title(stored.result)
     try:
         if doc is None:

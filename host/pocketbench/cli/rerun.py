@@ -82,7 +82,7 @@ def _cases(store: Store, id_: str) -> tuple[Mapping[str, Any], list[Case]]:
         except UsageError as error:
             raise UsageError(f"{error}; and {not_a_run}") from error
     _, request = store.run_request(run_id)
-    chosen = [case_of(doc) for doc in request["cases"] if doc["key"] == key]
+    chosen = [case_of(doc) for doc in request["cases"] if doc.get("key") == key]
     if not chosen:
         raise UsageError(f"the run {run_id} does not say how {id_} was measured")
     return request, chosen

@@ -96,7 +96,7 @@ class Confirming:
             return self._same_files(key, result, judged, shifts)
         try:
             _, asked = self.store.run_request(baseline.run_id)
-            doc = next(one for one in asked["cases"] if one["key"] == baseline.case_key)
+            doc = next(one for one in asked["cases"] if one.get("key") == baseline.case_key)
             arms = pairs.arms(case, result, baseline.result, doc)
             first = self._pairs(arms, part, regression.FIRST_PAIRS, False)
             if max(map(len, first[0].values()), default=0) < LEAST_PAIRS:

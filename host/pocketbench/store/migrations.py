@@ -7,10 +7,11 @@ somebody's store has taken it, whatever becomes of schema.py. An SQLite file is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, inspect, select, text, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -118,13 +119,37 @@ def name_series(connection: Connection) -> None:
     change = update(result).where(result.c.id == bindparam("which")).values(series=bindparam("name"))
     while rows := connection.execute(query.limit(CHUNK)).all():
         runs = select(run.c.id, run.c.request).where(run.c.id.in_({row.run_id for row in rows}))
-        asked = {
-            (row.id, case["key"]): case for row in connection.execute(runs) for case in row.request.get("cases", ())
-        }
-        names = [
-            {"which": row.id, "name": series_of_doc(row.doc, asked.get((row.run_id, row.case_key), {}))} for row in rows
-        ]
+        requests = {row.id: row.request for row in connection.execute(runs)}
+        _name_cases(connection, requests, rows)
+        names = []
+        for row in rows:
+            cases = requests.get(row.run_id, {}).get("cases", ())
+            asked: Mapping[str, Any] = next((case for case in cases if case.get("key") == row.case_key), {})
+            names.append({"which": row.id, "name": series_of_doc(row.doc, asked)})
         connection.execute(change, names)
+
+
+def _name_cases(connection: Connection, requests: Mapping[str, Any], rows: Sequence[Any]) -> None:
+    """Requests did not always say which case is which: by their results they do."""
+    changed = set()
+    for row in rows:
+        for case in requests.get(row.run_id, {}).get("cases", ()):
+            if "key" not in case and _asked(case) == _measured(row.doc):
+                case["key"] = row.case_key
+                changed.add(row.run_id)
+                break
+    for id_ in changed:
+        connection.execute(update(schema.run).where(schema.run.c.id == id_).values(request=requests[id_]))
+
+
+def _asked(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    runtime = str(case["runtime"]).partition("=")[0]
+    return case["device"], case["model"]["sha256"], runtime, case["delegate"], case["threads"], tuple(case["cpus"])
+
+
+def _measured(doc: Mapping[str, Any]) -> tuple[Any, ...]:
+    runtime, delegate = doc["runtime"]["name"], doc["delegate"]["requested"]
+    return doc["device"], doc["model"]["sha256"], runtime, delegate, doc["threads"], tuple(doc.get("cpus") or ())
 
 
 SQLITE_METRICS: tuple[str, ...] = (
