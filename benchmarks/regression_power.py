@@ -100,10 +100,13 @@ def is_red(series: Series, history: list[float], tonight: float, effect: float) 
     """(red?, runs that the pairs took) of one night."""
     if regression.suspect(history, tonight) is None:
         return False, 0
-    if not regression.confirm(pairs(series, regression.FIRST_PAIRS, False, effect)).stands:
-        return False, 2 * regression.FIRST_PAIRS
-    runs = 2 * (regression.FIRST_PAIRS + regression.SECOND_PAIRS)
-    return regression.confirm(pairs(series, regression.SECOND_PAIRS, True, effect)).stands, runs
+    first = pairs(series, regression.FIRST_PAIRS, False, effect)
+    if regression.undecided(first):
+        first += pairs(series, regression.FIRST_PAIRS, True, effect)
+    if not regression.confirm(first).stands:
+        return False, 2 * len(first)
+    second = pairs(series, regression.SECOND_PAIRS, True, effect)
+    return regression.confirm(second).stands, 2 * (len(first) + len(second))
 
 
 def nights_to_red(
@@ -168,7 +171,9 @@ def fleet(seed: int, devices: int = 40, each: int = 50, nights: int = 30) -> tup
                 one.begin_night()
                 values.append(one.first_run(shift))
             if night >= regression.WINDOW:
-                deviations = [v - float(np.mean(h[-20:])) for v, h in zip(values, history[device], strict=True)]
+                deviations = [
+                    v - regression.level(h[-regression.WINDOW :]) for v, h in zip(values, history[device], strict=True)
+                ]
                 common = regression.device_shift(deviations)
                 for one, value, past in zip(all_series[device], values, history[device], strict=True):
                     found, runs = is_red(one, past, value - common, 0.0)

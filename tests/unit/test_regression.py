@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ def test_what_is_detectable_is_just_what_is_suspected(count: int, sd: float, see
     history = nights(count, sd, seed)
     least = regression.detectable(history)
     assert least is not None and least >= 0.02 - 1e-12
-    level = fmean(history[-regression.WINDOW :])
+    level = regression.level(history[-regression.WINDOW :])
     recent = history[-regression.WINDOW :]
     assert regression.suspect(recent, level + math.log1p(least) + 1e-9) is not None
     assert regression.suspect(recent, level + math.log1p(least) - 1e-9) is None
@@ -66,6 +65,33 @@ def test_pairs_that_differ_by_chance_confirm_once_in_a_hundred() -> None:
     rng = np.random.default_rng(5)
     found = sum(regression.confirm([float(v) for v in rng.normal(0, 0.05, 5)]).stands for _ in range(4000))
     assert found / 4000 <= 0.015
+
+
+def test_ten_pairs_of_chance_confirm_as_seldom() -> None:
+    rng = np.random.default_rng(6)
+    found = sum(regression.confirm([float(v) for v in rng.normal(0, 0.05, 10)]).stands for _ in range(4000))
+    assert 0.003 <= found / 4000 <= 0.015
+
+
+def test_a_stalled_night_hides_no_step() -> None:
+    history = nights(20)
+    plain = regression.detectable(history)
+    history[7] += 0.3
+    stalled = regression.detectable(history)
+    assert plain is not None and stalled is not None and stalled < 1.3 * plain
+    assert regression.suspect(history, math.log(1.05)) is not None
+
+
+@pytest.mark.parametrize("stall", [0.4, -0.4])
+def test_a_stalled_pair_does_not_outweigh_the_others(stall: float) -> None:
+    rng = np.random.default_rng(8)
+    ratios = [float(v) for v in rng.normal(math.log(1.05), 0.01, 10)]
+    ratios[2] += stall
+    assert not regression.confirm(ratios[:5]).stands and regression.undecided(ratios[:5])
+    assert regression.confirm(ratios).stands and not regression.undecided(ratios)
+    assert regression.confirm(ratios).change == pytest.approx(0.05, abs=0.01)
+    # Where the middle one says nothing, more pairs are a waste.
+    assert not regression.undecided([0.4, 0.0, 0.001, -0.001, 0.002])
 
 
 def test_pairs_take_turns_and_the_second_time_the_other_begins() -> None:

@@ -99,6 +99,9 @@ class Confirming:
             doc = next(one for one in asked["cases"] if one.get("key") == baseline.case_key)
             arms = pairs.arms(case, result, baseline.result, doc)
             first = self._pairs(arms, part, regression.FIRST_PAIRS, False)
+            if any(self._undecided(metric, ratios) for metric, ratios in first[0].items()):
+                more = self._pairs(arms, part, regression.FIRST_PAIRS, True)
+                first = ({m: [*r, *more[0].get(m, ())] for m, r in first[0].items()}, [*first[1], *more[1]])
             if max(map(len, first[0].values()), default=0) < LEAST_PAIRS:
                 self.pending.add(key)
                 self.remarks.append(f"{page.title(result)}: its pairs cannot be trusted: {_why(first[1])}")
@@ -139,6 +142,10 @@ class Confirming:
         if len(ratios) < LEAST_PAIRS:
             return None
         return regression.confirm(ratios, self.thresholds.get(metric, regression.LEAST_CONFIRMED))
+
+    def _undecided(self, metric: str, ratios: Sequence[float]) -> bool:
+        least = self.thresholds.get(metric, regression.LEAST_CONFIRMED)
+        return len(ratios) >= LEAST_PAIRS and regression.undecided(ratios, least)
 
     def _scored(self, key: str, result: Result, new: Sequence[Result]) -> list[Finding]:
         """Accuracy of a metric that is no mean of items, from the pairs' own difference."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from pocketbench import regression
 from pocketbench.night import IMPROVED, LEARNING, OK, SUSPECTED
@@ -44,7 +43,7 @@ def measured(history: Sequence[float], tonight: float, least: float | None = Non
     logs, now = [math.log(value) for value in history], math.log(tonight) - shift
     smallest = regression.LEAST_SUSPECT if least is None else least
     window = logs[-regression.WINDOW :]
-    change = math.expm1(now - fmean(window)) if window else None
+    change = math.expm1(now - regression.level(window)) if window else None
     detects = regression.detectable(logs, smallest)
     if len(logs) < regression.LEARNING:
         return Judged(LEARNING, len(logs), change=change, detectable=detects)
@@ -97,7 +96,7 @@ def items(before: Sequence[float], after: Sequence[float], higher_is_better: boo
 def device_shift(tonight: Mapping[str, float], before: Mapping[str, Sequence[float]]) -> float:
     """What the latencies of one device moved by tonight, as a logarithm, all being judged; by series, in their unit."""
     deviations = [
-        math.log(value) - fmean(map(math.log, before[key][-regression.WINDOW :]))
+        math.log(value) - regression.level([math.log(one) for one in before[key][-regression.WINDOW :]])
         for key, value in tonight.items()
         if len(before.get(key, ())) >= regression.LEARNING and value > 0 and min(before[key]) > 0
     ]

@@ -46,41 +46,38 @@ def standings(store: Store, suite: str, names: Sequence[str]) -> list[Standing]:
     result, metric = schema.result, schema.metric
     newest = _newest(suite)
     before = metric.alias("before")
-    subjects = select(
-        newest.c.series,
-        result.c.night,
-        result.c.id,
-        result.c.status,
-        result.c.device,
-        result.c.model_name,
-        result.c.runtime,
-        result.c.delegate,
-        result.c.threads,
-        newest.c.baseline,
-    ).join(result, result.c.id == newest.c.result)
-    beside = (before.c.result_id == newest.c.baseline) & (before.c.name == metric.c.name)
-    beside_baseline = (
+    of_newest = (metric.c.result_id == newest.c.result) & metric.c.name.in_(names)
+    of_baseline = (before.c.result_id == newest.c.baseline) & (before.c.name == metric.c.name)
+    query = (
         select(
             newest.c.series,
+            result.c.night,
+            result.c.id,
+            result.c.status,
+            result.c.device,
+            result.c.model_name,
+            result.c.runtime,
+            result.c.delegate,
+            result.c.threads,
+            newest.c.baseline,
             metric.c.name,
             metric.c.value,
             before.c.value,
             func.coalesce(before.c.unit == metric.c.unit, True),
         )
-        .join(metric, metric.c.result_id == newest.c.result)
-        .join(before, beside, isouter=True)
-        .where(metric.c.name.in_(names))
+        .join(result, result.c.id == newest.c.result)
+        .join(metric, of_newest, isouter=True)
+        .join(before, of_baseline, isouter=True)
     )
-    metrics: dict[str, dict[str, Value]] = {}
-    # Both from one snapshot: a night may be going on.
-    with store.database.snapshot() as connection:
-        for series, name, value, before_value, alike in connection.execute(beside_baseline).all():
+    found: dict[str, Standing] = {}
+    with store.database.reading() as connection:
+        for *subject, name, value, before_value, alike in connection.execute(query).all():
             if not alike:
-                raise mixed_units(store, name, series)
-            metrics.setdefault(series, {})[name] = Value(value, before_value)
-        rows = connection.execute(subjects).all()
-    found = [Standing._make((*row, metrics.get(row[0], {}))) for row in rows]
-    return sorted(found, key=lambda one: (one.device, one.model_name, one.runtime, one.delegate, one.threads))
+                raise mixed_units(store, name, subject[0])
+            standing = found.setdefault(subject[0], Standing._make((*subject, {})))
+            if name is not None:
+                standing.metrics[name] = Value(value, before_value)
+    return sorted(found.values(), key=lambda one: (one.device, one.model_name, one.runtime, one.delegate, one.threads))
 
 
 def _newest(suite: str) -> Subquery:
