@@ -16,7 +16,7 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.fleet import Outcome
 from pocketbench.models import ModelFile, PlacedFile
 from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Alarm
-from pocketbench.nightly import alarms, judge, pairs
+from pocketbench.nightly import alarms, judge, pairs, parts
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.history import segment
 from pocketbench.plan import BASELINE, Case, Plan, Request, RuntimeChoice
@@ -181,3 +181,18 @@ def test_there_is_never_more_than_one_live_alarm_of_a_thing(told: list[list[tupl
             assert any(a.metric == metric for a in live) == (color is not None)
         untouched = [a for a in before if a.metric not in last]
         assert all(a in live for a in untouched)
+
+
+def test_variants_of_one_network_are_measured_together_however_long_the_night() -> None:
+    model = facts.case().model
+    variants = [facts.case(model=replace(model, recipe=recipe)) for recipe in ("fp32", "int8-static", "fp16")]
+    single = [facts.case(threads=2 + number) for number in range(parts.TOGETHER - 2)]
+    risky = variants[1]
+    made = parts.batches([*single, *variants], lambda case: 3.0 if case is risky else 0.0, True)
+    assert [len(batch) for batch in made] == [parts.TOGETHER, 1]
+    assert made[0][:3] == variants
+    assert sorted(case.key for batch in made for case in batch) == sorted(case.key for case in (*single, *variants))
+    # A family that is larger than a batch is one.
+    many = [facts.case(model=replace(model, recipe=f"prune:0.{number}")) for number in range(1, 10)]
+    assert [len(batch) for batch in parts.batches([*many, *single], lambda case: 0.0, True)] == [9, 6]
+    assert parts.batches([], lambda case: 0.0, True) == []

@@ -83,14 +83,29 @@ def batches(cases: Sequence[Case], risk: Callable[[Case], float], budgeted: bool
         return []
     if not budgeted:
         return [list(cases)]
-    queues: dict[str, list[Case]] = {}
-    for case in sorted(cases, key=risk, reverse=True):
-        queues.setdefault(case.device, []).append(case)
+    families: dict[object, list[Case]] = {}
+    for case in cases:
+        families.setdefault(_family(case), []).append(case)
+    queues: dict[str, list[list[Case]]] = {}
+    for family in sorted(families.values(), key=lambda one: max(map(risk, one)), reverse=True):
+        queues.setdefault(family[0].device, []).append(family)
     made = []
     while any(queues.values()):
-        made.append([case for queue in queues.values() for case in queue[:TOGETHER]])
-        queues = {device: queue[TOGETHER:] for device, queue in queues.items()}
+        batch: list[Case] = []
+        for queue in queues.values():
+            taken: list[Case] = []
+            while queue and (not taken or len(taken) + len(queue[0]) <= TOGETHER):
+                taken += queue.pop(0)
+            batch += taken
+        made.append(batch)
     return made
+
+
+def _family(case: Case) -> object:
+    """Variants of one network stay together: their accuracy is told beside the original's."""
+    if case.model.recipe is None:
+        return case.key
+    return case.device, case.model.suffix, str(case.runtime), case.delegate, case.threads, case.cpus
 
 
 def _options(suite: SuiteFile, group: Group) -> Mapping[str, object]:
