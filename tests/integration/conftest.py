@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
+PACKED = ROOT / "build" / "cache" / "packed"
 SHARED = ROOT.parent / "shared" / "models"
 # A plan that takes a second a case; `--cooldown 0` because a test machine is never quiet.
 QUICK = ("--processes", "1", "--min-time", "0.05", "--max-time", "0.3", "--cooldown", "0")
@@ -87,7 +88,9 @@ class Bench:
         folders = {
             name: str(self.home / name.lower()) for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")
         }
-        return {**os.environ, "HOME": str(self.home), **folders, **self.environment, **more}
+        made = {**os.environ, "HOME": str(self.home), **folders, **self.environment, **more}
+        _share(Path(made["XDG_CACHE_HOME"]) / "pocketbench")
+        return made
 
     def null(self, name: str = "model", **told: object) -> Path:
         """A `.null` model."""
@@ -117,6 +120,16 @@ def benched(home: Path) -> Iterator[Bench]:
     for pid in orphans:
         os.kill(pid, signal.SIGKILL)
     assert left, f"processes left behind: {orphans}"
+
+
+def _share(cache: Path) -> None:
+    """What is packed for devices lies there under names that say all that it is of: one packing serves all tests."""
+    for name in ("runtimes", "agents"):
+        # Some tests have a cache that nothing can be made in.
+        with suppress(OSError):
+            (PACKED / name).mkdir(parents=True, exist_ok=True)
+            cache.mkdir(parents=True, exist_ok=True)
+            (cache / name).symlink_to(PACKED / name)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
