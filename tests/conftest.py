@@ -13,7 +13,7 @@ settings.load_profile("default")
 
 # Files are shared out among processes: what takes minutes begins first, so that none is left to one of them at the end.
 LONGEST = (
-    *("test_phone", "test_run", "test_energy", "test_survival", "test_adb_devices", "test_native", "test_reasons"),
+    *("test_run", "test_energy", "test_survival", "test_adb_devices", "test_native", "test_reasons"),
     *(
         "test_suite",
         "test_bad_input",

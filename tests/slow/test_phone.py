@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -10,23 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import DIGITS, SHARED, Bench, wait_until
+from tests.integration.conftest import DIGITS, Bench, wait_until
 from tests.peers.phone import Phone, phone, why_not
+from tests.slow.emulated import BUNDLE_MISSING, TIMEOUT_S
 
-MISSING = why_not() or (
-    None if importlib.util.find_spec("pocketbench_bundle_aarch64") else "the bundle is not installed: make bundle"
-)
+MISSING = why_not() or BUNDLE_MISSING
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.timeout(600)]
-# Emulated, and beside other tests, a minute becomes several.
-TIMEOUT_S = 500
 WORKDIR = "local/tmp/pocketbench"
 TWO = ("--processes", "2", "--min-runs", "8", "--min-time", "0.1", "--max-time", "20", "--cooldown", "0")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Packed runtimes are made once for the file."""
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +26,9 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
         yield started
 
 
-@pytest.fixture
-def ready(bench: Bench, cache: Path) -> Bench:
-    """A bench with that cache, and an adb server nowhere."""
-    bench.environment.update(XDG_CACHE_HOME=str(cache), ANDROID_ADB_SERVER_PORT="1")
-    bench.timeout_s = TIMEOUT_S
-    return bench
-
-
 def register(bench: Bench, to: Phone, **more: str) -> None:
-    """Write devices.yaml."""
+    """Write devices.yaml; an adb server is nowhere."""
+    bench.environment["ANDROID_ADB_SERVER_PORT"] = "1"
     keys = {"transport": "adb", "address": to.address, **more}
     told = ", ".join(f'{key}: "{value}"' for key, value in keys.items())
     (bench.home / "devices.yaml").write_text(f"devices:\n  phone: {{{told}}}\n")
@@ -64,8 +47,6 @@ def test_a_phone_is_measured(emulated: Phone, ready: Bench) -> None:
     models = ("--model", DIGITS / "digits-int8.tflite", "--model", DIGITS / "digits-float.onnx")
     assert not pushed(emulated)
     first = ready("--device", "phone", *models, *TWO, "--format", "json")
-    if "cannot be installed" in first.stderr:
-        pytest.skip(f"no package index here: {first.stderr.splitlines()[0]}")
     assert first.code == 0, first.stderr
     assert re.search(r"^phone: sending the bundle \(\d+ MB, once\)$", first.stderr, re.MULTILINE)
     for result in first.results:
@@ -81,24 +62,6 @@ def test_a_phone_is_measured(emulated: Phone, ready: Bench) -> None:
     assert "sending" not in second.stderr
     assert "(emulated)" in re.search(r"^notes: .*$", second.stdout, re.MULTILINE)[0]  # type: ignore[index]
     assert pushed(emulated) == left
-
-
-def test_a_real_model_on_the_phone_beside_this_machine(emulated: Phone, ready: Bench) -> None:
-    """One table, one command; both agree with the reference."""
-    model = SHARED / "litert" / "mobilenet_v1_0.25_128_quant.tflite"
-    if not model.is_file():
-        found = sorted(SHARED.rglob("mobilenet_v1_0.25_128_quant.tflite")) if SHARED.is_dir() else []
-        if not found:
-            pytest.skip("no ../shared/models here")
-        model = found[0]
-    register(ready, emulated)
-    done = ready("--device", "phone", "--device", "local", "--model", model, *TWO, "--format", "json")
-    assert done.code == 0, done.stderr
-    assert [(r["device"], r["status"], r["emulated"]) for r in done.results] == [
-        ("phone", "OK", True),
-        ("local", "OK", False),
-    ]
-    assert all(one["max_abs"] <= one["tolerance"] for one in done.results[0]["fidelity"])
 
 
 def test_a_phone_that_is_full(ready: Bench, tmp_path: Path) -> None:
