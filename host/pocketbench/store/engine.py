@@ -176,7 +176,7 @@ def _prepare_sqlite(reader: Engine, writer: Engine) -> None:
 
 
 def _prepare_postgresql(engine: Engine) -> None:
-    """The server's side of the same patience; and queries that take a tenth of a second are not compiled for as long."""
+    """The server's side of the same patience; and a query of a tenth of a second is not compiled for as long."""
 
     def prepare(connection: Any, _: Any) -> None:
         with connection.cursor() as cursor:
