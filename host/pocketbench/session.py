@@ -40,6 +40,8 @@ from pocketbench_agent.runtimes import OpTime
 
 CHUNK_BYTES = 1024 * 1024
 CALL_TIMEOUT_S = 20.0
+# A slow card, and a processor that hashes slowly.
+READ_BYTES_S = 10_000_000
 LEASE_TTL_S = 90
 RENEW_S = 30.0
 PUT_BLOB = pb.DESCRIPTOR.services_by_name["Agent"].methods_by_name["PutBlob"]
@@ -114,10 +116,11 @@ class Session:
         missing = [file for file in files if file.sha256 not in self._have]
         if not missing:
             return 0
+        # What the device has it reads once, to see whether it is still what it was.
+        timeout = CALL_TIMEOUT_S + sum(file.bytes for file in missing) / READ_BYTES_S
+        asked = pb.BlobList(sha256=[bytes.fromhex(file.sha256) for file in missing])
         with self._errors():
-            states = self._stub.HaveBlobs(
-                pb.BlobList(sha256=[bytes.fromhex(file.sha256) for file in missing]), **self._call()
-            )
+            states = self._stub.HaveBlobs(asked, timeout=timeout, metadata=self._metadata())
         sent = 0
         for file, state in zip(missing, states.blobs, strict=True):
             if not state.complete:
