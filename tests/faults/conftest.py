@@ -254,13 +254,13 @@ def pair(lab: Lab) -> Iterator[Lab]:
     yield lab
 
 
-def in_a_namespace(lab: Lab, mount: str, *arguments: object) -> subprocess.Popen[str]:
-    """Begin a command where that shell line has mounted something first."""
+def in_a_namespace(lab: Lab, mount: str, *arguments: object, keep: bool = False) -> subprocess.Popen[str]:
+    """Begin a command where that shell line has mounted something first; `keep` has the shell wait for it."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here: a disk of its own cannot be made")
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this kernel allows no mount namespace: a disk of its own cannot be made")
-    words = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh", *lab.bench.command(*arguments)]
+    words = ["unshare", "-Urm", "sh", "-c", f'{mount} && {"" if keep else "exec "}"$@"', "sh", *lab.bench.command(*arguments)]
     return piped(lab, words)
 
 

@@ -131,7 +131,7 @@ def test_a_terminal_that_shows_ascii_alone(lab: Lab) -> None:
     """Locale C, and names in other scripts: escaped in a table, whole in the JSON."""
     name = "модель-ü-\U0001f600"
     lab.bench.null(name, sleep_ms=1)
-    lab.bench.environment.update(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    lab.bench.environment.update(LC_ALL="C", PYTHONIOENCODING="ascii")
     arguments = ("--device", "local", f"--model={name}.null", *QUICK)
     lab.check(lab.start(*arguments), 0, {name: OK})
     table = lab.bench(*arguments[:-1], "table")
