@@ -156,7 +156,9 @@ class Lab:
             running.kill()
             stdout, stderr = running.process.communicate()
             pytest.fail(f"it hangs past its deadline: {stderr}")
-        return self.judge(Ended(running.process.returncode, stdout, stderr), running.before, code, cases, beside, leaves)
+        return self.judge(
+            Ended(running.process.returncode, stdout, stderr), running.before, code, cases, beside, leaves
+        )
 
     def judge(
         self,
@@ -260,7 +262,15 @@ def in_a_namespace(lab: Lab, mount: str, *arguments: object, keep: bool = False)
         pytest.skip("no unshare here: a disk of its own cannot be made")
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this kernel allows no mount namespace: a disk of its own cannot be made")
-    words = ["unshare", "-Urm", "sh", "-c", f'{mount} && {"" if keep else "exec "}"$@"', "sh", *lab.bench.command(*arguments)]
+    words = [
+        "unshare",
+        "-Urm",
+        "sh",
+        "-c",
+        f'{mount} && {"" if keep else "exec "}"$@"',
+        "sh",
+        *lab.bench.command(*arguments),
+    ]
     return piped(lab, words)
 
 

@@ -93,7 +93,11 @@ def test_a_device_that_another_run_has(lab: Lab) -> None:
     lab.in_the_middle()
     second = lab.start("--device", "a", "--model", lab.bench.null("c", sleep_ms=1), *QUICK)
     told = finished(second.process)
-    assert (told.code, told.results[0]["status"], told.results[0]["reasons"][0]["code"]) == (3, "SKIPPED", "device_busy")
+    assert (told.code, told.results[0]["status"], told.results[0]["reasons"][0]["code"]) == (
+        3,
+        "SKIPPED",
+        "device_busy",
+    )
     assert f"(process {running.process.pid}) until " in told.stderr
     lab.check(running, 0, {"m": OK})
 

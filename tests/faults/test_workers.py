@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pytest
 
-from tests.faults.conftest import JSON, LONG, OK, QUICK, Lab, wait_until
+from tests.faults.conftest import LONG, OK, QUICK, Lab, wait_until
 from tests.integration.conftest import ROOT
 
 CC = shutil.which("cc") or shutil.which("gcc")
@@ -95,6 +95,24 @@ null.Null.load = load
     lab.devices(a={"env": lab.lying(loud, "pocketbench_agent.worker")})
     ended = lab.check(lab.start("--device", "a", "--model", lab.bench.null("m", sleep_ms=1), *QUICK), 0, {"m": OK})
     assert len(ended.stderr) < 10_000
+
+
+def test_a_worker_that_writes_without_end(lab: Lab) -> None:
+    """A file has an end, and a crash writes no memory to the device's disk."""
+    writing = f"""
+import pocketbench_agent.runtimes.null as null
+import resource
+def load(self, files, options, load=null.Null.load):
+    assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+    with open({str(lab.home / "endless")!r}, "wb") as file:
+        file.truncate(5 * 2**30)
+    return load(self, files, options)
+null.Null.load = load
+"""
+    lab.devices(a={"env": lab.lying(writing, "pocketbench_agent.worker")})
+    model = lab.bench.null("m", sleep_ms=1)
+    ended = lab.check(lab.start("--device", "a", "--model", model, *QUICK), 3, {"m": ("FAILED", "load_failed")})
+    assert "File too large" in ended.stderr
 
 
 def test_a_worker_that_leaves_children(lab: Lab) -> None:

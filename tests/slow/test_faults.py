@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import time
 
 from tests.faults.conftest import JSON, LONG, OK, QUICK, Lab, lab, wait_until
+from tests.integration.nights import Lab as Nights
 
 __all__ = ["lab"]
 
@@ -43,3 +45,16 @@ def test_a_database_that_is_locked_for_longer_than_a_write_waits(lab: Lab) -> No
     other.close()
     ended = lab.check(running, 0, {"m": OK})
     assert ended.results[0]["latency_ms"]["processes"] == lab.processes() == 6
+
+
+def test_a_webhook_that_never_answers(lab: Lab) -> None:
+    """It takes the connection, and that is all: given up after ten seconds, and the night is what it was."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/secret"
+        nights = Nights(lab.bench, address, models={"a": {"sleep_ms": 1}, "b": {"sleep_ms": 1}})
+        assert nights.night("n1").ended.code == 0
+        nights.models["a"]["fail"] = {"stage": "run", "how": "error"}
+        begin = time.monotonic()
+        told = nights.night("n2")
+        assert told.ended.code == 1 and "the webhook was not told: timed out" in told.ended.stderr
+        assert time.monotonic() - begin < 60 and "secret" not in told.ended.stderr
