@@ -13,7 +13,17 @@ settings.load_profile("default")
 
 # Files are shared out among processes: what takes minutes begins first, so that none is left to one of them at the end.
 LONGEST = (
-    *("test_phone", "test_run", "test_energy", "test_survival", "test_adb_devices", "test_native", "test_reasons"),
+    *(
+        "test_links",
+        "test_hostile",
+        "test_phone",
+        "test_run",
+        "test_energy",
+        "test_survival",
+        "test_adb_devices",
+        "test_native",
+        "test_reasons",
+    ),
     *(
         "test_suite",
         "test_bad_input",
@@ -23,7 +33,16 @@ LONGEST = (
         "test_ssh",
         "test_delegates",
     ),
-    *("test_conditions", "test_store_upkeep", "test_store", "test_store_migrations", "test_nightly_examples"),
+    *(
+        "test_workers",
+        "test_hosts",
+        "test_stores",
+        "test_conditions",
+        "test_store_upkeep",
+        "test_store",
+        "test_store_migrations",
+        "test_nightly_examples",
+    ),
 )
 
 
