@@ -42,6 +42,7 @@ CHUNK_BYTES = 1024 * 1024
 CALL_TIMEOUT_S = 20.0
 # A slow card, and a processor that hashes slowly.
 READ_BYTES_S = 10_000_000
+GIVE_UP_S = 5.0
 LEASE_TTL_S = 90
 RENEW_S = 30.0
 PUT_BLOB = pb.DESCRIPTOR.services_by_name["Agent"].methods_by_name["PutBlob"]
@@ -286,10 +287,17 @@ class Session:
                         started()
             except wire_bounds.Nonsense as error:
                 answers.cancel()
-                self._stub.Cancel(pb.JobRef(job_id=job_id), **self._call())
+                self._give_up(job_id)
                 message = f"what the device reports makes no sense: {error}"
                 events.append(pb.Event(ended=pb.Ended(how=pb.Ended.ERROR, stage=REPORT, message=message)))
         return events
+
+    def _give_up(self, job_id: str) -> None:
+        """End a job that reports nonsense, and wait a moment until it has ended."""
+        self._stub.Cancel(pb.JobRef(job_id=job_id), **self._call())
+        beyond = pb.JobRef(job_id=job_id, from_seq=2**63)
+        with contextlib.suppress(grpc.RpcError):
+            list(self._stub.Watch(beyond, timeout=GIVE_UP_S, metadata=self._metadata()))
 
     def _take(self, instead_of: str = "") -> pb.LeaseReply:
         request = pb.LeaseRequest(op=pb.LeaseRequest.TAKE, owner=self.owner, ttl_s=LEASE_TTL_S, instead_of=instead_of)
