@@ -125,10 +125,11 @@ $(VENV)/.bench: pyproject.toml requirements.lock $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The hashes of every platform's files, and no index's name. hatchling builds the project itself.
+# The hashes of every platform's files, and no index's name. hatchling builds the project itself; uv does not see that
+# newer releases of backports-strenum refuse today's Pythons.
 lock:  ## Choose the versions of requirements.lock anew.
 	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv
-	printf 'hatchling\neditables\n' | build/lock/bin/uv pip compile pyproject.toml - --extra local --universal \
+	printf 'hatchling\neditables\nbackports-strenum<1.3\n' | build/lock/bin/uv pip compile pyproject.toml - --extra local --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --quiet --output-file requirements.lock
 
 $(VENV)/.dev: pyproject.toml $(VENV)/bin/python

@@ -65,13 +65,16 @@ def bounded(events: Iterable[pb.Event]) -> Iterator[pb.Event]:
 
 
 def _field(said: Message, field: FieldDescriptor, value: Any, name: str) -> None:
-    if isinstance(value, (str, bytes, int, float, Message)):
-        if field.type == field.TYPE_STRING and len(value) > MAX_TEXT:
+    if isinstance(value, Message):
+        check(value)
+        return
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
             setattr(said, field.name, value[:MAX_TEXT])
-        elif field.type == field.TYPE_DOUBLE and not math.isfinite(value):
+        return
+    if isinstance(value, (bytes, int, float)):
+        if isinstance(value, float) and not math.isfinite(value):
             raise Nonsense(f"its {name} is {value}")
-        elif field.message_type is not None:
-            check(value)
         return
     if len(value) > MAX_OF.get(name, MAX_ENTRIES):
         raise Nonsense(f"its {name} has {len(value)} entries")

@@ -228,6 +228,8 @@ def test_an_agent_that_answers_anything(lab: Lab, code: str) -> None:
     assert "Traceback" not in stderr and "a defect of pocketbench" not in stderr, stderr
     assert results["b"]["status"] == "OK" and results["a"]["status"] in ("OK", "INVALID", "LOST", "SKIPPED", "FAILED")
     assert running.process.returncode == (0 if results["a"]["status"] == "OK" else 3)
+    if results["a"]["status"] == "LOST":
+        assert [reason["code"] for reason in results["a"]["reasons"]] == ["device_lost"]
     assert "\x1b" not in stderr and len(stderr) < 20_000 and len(stdout) < 200_000
     for form in ("table", "markdown"):
         told = lab.bench("history", "--format", form) if form == "table" else lab.bench("compare", *ids(results))
@@ -290,6 +292,8 @@ e.Emitter.send = send
     assert latency is None or latency["p50"] is None or 0 <= latency["p50"] < 1e9
     assert "\x1b" not in stderr and len(stderr) < 20_000
     assert result["status"] == "OK" or result["reasons"]
+    if result["status"] == "FAILED":
+        assert "run_failed" in [reason["code"] for reason in result["reasons"]]
     lab.nothing_is_left()
 
 

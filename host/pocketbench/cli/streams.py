@@ -5,15 +5,30 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
+
+STDERR = 2
 
 
-class _Forgiving(io.FileIO):
+class _Forgiving(io.RawIOBase):
     """A stderr that nobody reads, or that lies on a full disk, ends no run: what it does not take is not said."""
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def fileno(self) -> int:
+        """Of stderr."""
+        return STDERR
+
+    def isatty(self) -> bool:
+        """Is it a terminal?"""
+        return os.isatty(STDERR)
+
+    def writable(self) -> bool:
+        """Always, as far as anybody can tell."""
+        return True
+
+    def write(self, data: Any) -> int:
         """All of it, as far as anybody can tell."""
         try:
-            return super().write(data)
+            return os.write(STDERR, data)
         except OSError:
             return len(data)
 
@@ -30,5 +45,6 @@ def ensure() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    raw = io.BufferedWriter(_Forgiving(2, "wb", closefd=False))
-    sys.stderr = io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Forgiving()), encoding, errors="backslashreplace", line_buffering=True
+    )
