@@ -286,7 +286,7 @@ class Session:
                     if event.HasField("phase") and event.phase.name in ("first", "warm_up", "timed"):
                         started()
             except wire_bounds.Nonsense as error:
-                answers.cancel()
+                answers.cancel()  # type: ignore[no-untyped-call]
                 self._give_up(job_id)
                 message = f"what the device reports makes no sense: {error}"
                 events.append(pb.Event(ended=pb.Ended(how=pb.Ended.ERROR, stage=REPORT, message=message)))

@@ -205,10 +205,11 @@ def profile(events: Sequence[pb.Event]) -> list[OpTime] | None:
 def device(hello: pb.HelloReply) -> m.Device:
     """What the agent said of its device."""
     said = hello.device
-    told = {field.name: getattr(said, field.name) for field in said.DESCRIPTOR.fields}
+    told: dict[str, Any] = {field.name: getattr(said, field.name) for field in said.DESCRIPTOR.fields}
+    # Shown in lines of their own, and kept in each result.
+    shown = {name: printable(value[:MAX_NAME]) for name, value in told.items() if isinstance(value, str)}
     return m.Device(
-        # Shown in lines of their own, and kept in each result.
-        **{name: printable(value[:MAX_NAME]) if isinstance(value, str) else value for name, value in told.items()},
+        **told | shown,
         runtimes=tuple(hello.runtimes),
         agent_build=hello.build_sha256,
     )

@@ -22,7 +22,7 @@ import pytest
 from tests.integration.conftest import Bench, Ended, bench, wait_until, workers
 from tests.slow.stories import Log
 
-__all__ = ["bench"]
+__all__ = ["bench", "wait_until"]
 # Two processes of a fifth of a second: what is tried here is not how exact a number is.
 PLAN = ("--processes", "2", "--min-runs", "8", "--max-runs", "40", "--min-time", "0.1", "--max-time", "0.3")
 JSON = ("--cooldown", "0", "--format", "json")

@@ -71,7 +71,7 @@ def test_a_model_with_another_kind_of_content(lab: Lab) -> None:
 
 def test_models_that_are_broken(lab: Lab) -> None:
     """Cut, turned and exchanged: each its own case, and the whole one beside them is measured."""
-    wanted = {"good": OK}
+    wanted: dict[str, tuple[str, str | None]] = {"good": OK}
     lab.bench.null("good", sleep_ms=1)
     arguments: list[object] = ["--model", "good.null"]
     for suffix in ("tflite", "onnx"):
