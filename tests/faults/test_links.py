@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import DEADLINE_S, LONG, OK, QUICK, Lab, wait_until
-from tests.integration.adb_clients import adb_of_its_own, daemon, free_port
+from tests.integration.adb_clients import adb_of_its_own, daemon, free_port, listens
 from tests.peers.faults import Faults, faults
 from tests.peers.sshd import SSHD, sshd
 
@@ -125,7 +125,10 @@ def test_an_adb_server_that_is_restarted(lab: Lab) -> None:
         running = lab.start("--device", "a", "--device", "b", "--model", lab.bench.null("m", sleep_ms=10), *LONG)
         assert wait_until(lambda: lab.log("a").in_the_middle(1), DEADLINE_S)
         os.kill(server.pid(), signal.SIGKILL)
+        # Started while the old one still dies, it would find it, and start nothing.
+        assert wait_until(lambda: not listens(server.port), 10)
         server("start-server")
+        assert listens(server.port)
         ended = lab.check(running, 0, {"a/m": OK, "b/m": OK}, beside="b")
         assert set(lab.log("a").begun().values()) == {1}, ended.stderr
 
