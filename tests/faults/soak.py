@@ -153,6 +153,8 @@ def soak(home: Path, minutes: float, seed: int) -> list[str]:
             run = subprocess.Popen(command, stderr=log, cwd=home, env=made.bench.env(), start_new_session=True)
         looks, happened = Looks(), Counter[str]()
         known = injections(made, links, run.pid, dice)
+        # A link that is cut while a device is set up is no riddle: that device is lost, and says so.
+        ready = False
         next_s = next_look_s = time.monotonic()
         deadline_s = next_s + 60 * minutes * 5 + 600
         while run.poll() is None and time.monotonic() < deadline_s:
@@ -161,7 +163,8 @@ def soak(home: Path, minutes: float, seed: int) -> list[str]:
                 next_look_s = now + LOOK_S
                 long_lived = [pid for pid in made.bench.agents() if pid not in made.workers()]
                 looks.take([run.pid, *long_lived], begun)
-            if begun and now >= next_s:
+            ready = ready or all(made.log(name).begun() for name in names)
+            if ready and now >= next_s:
                 next_s = now + dice.uniform(*PAUSE_S)
                 what = dice.choice(sorted(known))
                 happened[what] += 1
@@ -189,6 +192,8 @@ def _account(made: Lab, output: Path, names: list[str], models: int) -> list[str
     results = json.loads(output.read_text())["results"]
     cases = Counter((result["device"], result["model"]["name"]) for result in results)
     print(f"{len(results)} results: {dict(Counter(result['status'] for result in results))}")
+    why = Counter(f"{r['device']}: {r['reasons'][0]['message'][:120]}" for r in results if r["status"] != "OK")
+    print("\n".join(f"  {count} x {text}" for text, count in why.most_common(12)))
     wrong = [f"{len(cases)} of {len(names) * models} cases have a result"] if len(cases) != len(names) * models else []
     wrong += [f"{case}: {count} results" for case, count in cases.items() if count != 1]
     wrong += [f"{r['device']}/{r['model']['name']}: {r['status']}" for r in results if r["status"] not in ENDS]
