@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-slow test-accel test-compress peers phone board bundle check fix protos protos-check clean
+.PHONY: help bench demo test test-slow test-accel test-compress soak lock peers phone board bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,12 +33,16 @@ test-slow: bundle  ## Tests that take minutes each: boards, phones, a month of n
 	@$(MAKE) --no-print-directory --jobs 2 slow-devices slow-host
 
 # Side by side: what is emulated takes one core, and what waits or sleeps next to none.
-SLOW_HOST := $(foreach one,large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
+SLOW_HOST := $(foreach one,faults large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
 .PHONY: slow-devices slow-host
 slow-devices: SLOW := tests/slow $(addprefix --ignore=,$(SLOW_HOST)) -o cache_dir=build/cache/devices
 slow-host: SLOW := $(SLOW_HOST) -o cache_dir=build/cache/host
 slow-devices slow-host: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SLOW) || $(BIN)/python -m pytest $(SLOW) $(AGAIN)
+
+SOAK_MINUTES ?= 60
+soak: $(VENV)/.dev  ## A lab under random faults from a seed, for an hour (SOAK_MINUTES): nothing is lost, nothing grows.
+	$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
 
 test-accel: $(VENV)/.dev  ## Tests of NPU and GPU paths, on a simulator and a software Vulkan (300 MB of packages).
 	$(BIN)/python -m tests.accel.fetch build/accel
@@ -116,9 +120,17 @@ protos-check: $(VENV)/.dev $(VENV)/.protos  ## Does the checked-in wire code mat
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.bench: pyproject.toml $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local]'
+$(VENV)/.bench: pyproject.toml requirements.lock $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# The hashes of every platform's files, and no index's name. hatchling builds the project itself; uv does not see that
+# newer releases of backports-strenum refuse today's Pythons.
+lock:  ## Choose the versions of requirements.lock anew.
+	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv
+	printf 'hatchling\neditables\nbackports-strenum<1.3\n' | build/lock/bin/uv pip compile pyproject.toml - --extra local --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --quiet --output-file requirements.lock
 
 $(VENV)/.dev: pyproject.toml $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[local,examples,dev]'

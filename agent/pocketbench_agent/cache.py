@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 OLD_UPLOAD_WAIT_S = 5.0
 # What must stay free on the disk for events and logs while a blob comes in.
@@ -37,11 +38,25 @@ class BlobCache:
         self._finished = threading.Condition(self._lock)
         self._uploading: set[str] = set()
         self._pinned: dict[str, int] = {}
+        self._verified: dict[str, tuple[int, ...]] = {}
 
     def path(self, sha256: bytes) -> Path | None:
-        """The complete blob's path, or None."""
+        """The complete blob's path, or None.
+
+        Its content is hashed when this agent first sees it, and whenever the file has changed since: one that was
+        altered is dropped, and is sent again.
+        """
         path = self._folder / sha256.hex()
-        return path if len(sha256) == 32 and path.is_file() else None
+        if len(sha256) != 32 or not path.is_file():
+            return None
+        mark = _mark(path)
+        if self._verified.get(path.name) != mark:
+            with path.open("rb") as file:
+                if _sha256(file).digest() != sha256:
+                    path.unlink(missing_ok=True)
+                    return None
+            self._verified[path.name] = mark
+        return path
 
     def committed(self, sha256: bytes) -> tuple[int, bool]:
         """(bytes on disk, complete?); an upload may go on at that offset.
@@ -86,6 +101,7 @@ class BlobCache:
         complete = self.path(sha256)
         if complete is not None:
             os.utime(complete)
+            self._verified[name] = _mark(complete)
             return complete.stat().st_size
         with self._lock:
             if name in self._uploading:
@@ -113,8 +129,7 @@ class BlobCache:
         with part.open("ab", buffering=0) as file:
             if committed:
                 with part.open("rb") as old:
-                    while block := old.read(_REHASH_BYTES):
-                        digest.update(block)
+                    digest = _sha256(old)
             committed = self._append(file, digest, committed, total, chunks)
             if committed == total:
                 os.fsync(file.fileno())
@@ -123,6 +138,7 @@ class BlobCache:
         if digest.digest() != sha256:
             part.unlink()
             raise CacheError(f"what arrived for {sha256.hex()[:12]} has another sha256; nothing was kept")
+        self._verified[sha256.hex()] = _mark(part)
         part.replace(self._folder / sha256.hex())
         return committed
 
@@ -180,6 +196,19 @@ class BlobCache:
 
     def _free(self) -> int:
         return shutil.disk_usage(self._folder).free
+
+
+def _sha256(file: BinaryIO) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    while block := file.read(_REHASH_BYTES):
+        digest.update(block)
+    return digest
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written to. Not its change time: a job's link to it changes that too."""
+    told = path.stat()
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def _write(file: FileIO, data: bytes | memoryview) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from pocketbench_agent import limits
 from pocketbench_agent.errors import NotAvailable, ProgramEnded, StageError
 from pocketbench_agent.framing import FramingError, frame, read_message
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -51,6 +52,7 @@ def serve(run: Callable[[pb.Job, BinaryIO, Emitter], None]) -> int:
     if len(sys.argv) > 1:
         os.chdir(sys.argv[1])
     emitter = Emitter(stdout)
+    limits.apply()
     try:
         job = read_message(stdin, pb.Job)
         if job is None:

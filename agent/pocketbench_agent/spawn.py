@@ -94,6 +94,8 @@ class Worker:
         self._reader.join(1.0)
         if self._ended is not None and not self._timed_out:
             ended = self._ended
+            if ended.how not in pb.Ended.How.values():
+                ended.how = pb.Ended.ERROR
         elif self._timed_out:
             message = f"still in stage {self._stage} after {self._deadline_s} s"
             ended = pb.Ended(how=pb.Ended.TIMEOUT, message=message)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,25 +70,27 @@ def measure(
     resumed: bool = False,
     keep: bool = False,
 ) -> Outcome:
-    """`run`, with whole frames timed where the workload says what they are."""
-    with TemporaryDirectory(prefix="pocketbench-") as scratch:
-        pipeline = device_pipeline(fed.workload, Path(scratch)) if fed.workload is not None else None
-        return run(request, devices, store, run_id, progress, fed.inputs, fed.workload, pipeline, resumed, keep)
+    """Measure every case that has no result in the store yet, with whole frames timed where the workload says what they
+    are; `keep` leaves the jobs on the devices.
+    """
+    scratch = TemporaryDirectory(prefix="pocketbench-")
+    with scratch as folder:
+        pipeline = device_pipeline(fed.workload, Path(folder)) if fed.workload is not None else None
+        return _run(request, devices, store, run_id, progress, fed, pipeline, resumed, keep, scratch.cleanup)
 
 
-def run(
+def _run(
     request: Request,
     devices: Mapping[str, DeviceEntry],
     store: Store,
     run_id: str,
     progress: Progress,
-    inputs: PlacedFile | None = None,
-    workload: Workload | None = None,
-    pipeline: DevicePipeline | None = None,
-    resumed: bool = False,
-    keep: bool = False,
+    fed: Fed,
+    pipeline: DevicePipeline | None,
+    resumed: bool,
+    keep: bool,
+    abandon: Callable[[], None],
 ) -> Outcome:
-    """Measure every case that has no result in the store yet; `keep` leaves the jobs on the devices."""
     stop = threading.Event()
     reference = HostReference(progress.say)
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
@@ -109,8 +111,8 @@ def run(
             store=store,
             progress=progress,
             stop=stop,
-            inputs=inputs,
-            workload=workload,
+            inputs=fed.inputs,
+            workload=fed.workload,
             pipeline=pipeline,
             reference=None if devices[name].transport == "local" else reference,
             shared=devices[name].transport == "local" and here > 1,
@@ -126,7 +128,7 @@ def run(
     # Daemons, for one that waits for a device is not waited for.
     threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device, daemon=True) for lane in lanes]
     try:
-        with _signals(stop, lanes):
+        with _signals(stop, [abandon, *(lane.abandon for lane in lanes)]):
             for thread in threads:
                 thread.start()
             interrupted = _join(threads, lanes, reference, stop, progress)
@@ -151,6 +153,9 @@ def _guarded(lane: Lane, errors: list[BaseException]) -> None:
     """A defect in one lane must not leave the others waiting for it."""
     try:
         lane.run()
+    except StoreError as error:
+        # What is measured cannot be kept any more: its other cases have no result, and what has one is reported.
+        lane.progress.say(f"{lane.device}: {error}")
     except BaseException as error:
         errors.append(error)
         lane.progress.say(f"{lane.device}: ended by {type(error).__name__}: {printable(str(error))}")
@@ -183,14 +188,14 @@ def _join(
 
 
 @contextmanager
-def _signals(stop: threading.Event, lanes: Sequence[Lane]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) sets `stop`; a second ends the process where it stands."""
+def _signals(stop: threading.Event, abandon: Sequence[Callable[[], None]]) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) sets `stop`; a second ends the process where it stands, after `abandon`."""
 
     def handle(*_: object) -> None:
         if stop.is_set():
             # The agents end with their stdin; nothing is left to tidy that the store would miss.
-            for lane in lanes:
-                lane.abandon()
+            for each in abandon:
+                each()
             os._exit(INTERRUPTED)
         stop.set()
 

@@ -125,13 +125,21 @@ class Lane:
         cooldown = self.request.plan.cooldown_s
         if cooldown is None and isinstance(self.entry.cooldown, float):
             cooldown = self.entry.cooldown
-        return Gate(
-            lambda window: self._link.live.observe(window),
-            cooldown,
-            self.stop,
-            not self.shared,
-            lambda why: self.progress.say(f"{self.device}: {why}"),
-        )
+        for _ in range(BREAKS):
+            try:
+                return Gate(
+                    lambda window: self._link.live.observe(window),
+                    cooldown,
+                    self.stop,
+                    not self.shared,
+                    lambda why: self.progress.say(f"{self.device}: {why}"),
+                )
+            except DeviceLost as error:
+                if self.stop.is_set():
+                    raise
+                lost = str(error)
+                self._link.reopen(lost)
+        raise DeviceLost(f"{lost} (again and again, before anything was measured)")
 
     def cancel(self) -> None:
         """Called from another thread once `stop` is set: end the running job."""

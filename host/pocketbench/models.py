@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -91,14 +92,18 @@ def open_model(path: Path) -> ModelFile:
 
 def place(path: Path, name: str, option: str) -> PlacedFile:
     """Hash one file. UsageError, naming the option that gave it, where it cannot be read."""
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder, not a file")
-    if not path.exists():
-        raise UsageError(f"{option} {path}: no such file")
     try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise UsageError(f"{option} {path}: is a folder, not a file")
+        if not stat.S_ISREG(kind):
+            # A pipe, or a device of the system: it could be read for ever.
+            raise UsageError(f"{option} {path}: is no ordinary file")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         return PlacedFile(name, path, digest.hexdigest(), path.stat().st_size)
+    except FileNotFoundError as error:
+        raise UsageError(f"{option} {path}: no such file") from error
     except OSError as error:
         raise UsageError(f"{option} {path}: {error.strerror or error}") from error
 

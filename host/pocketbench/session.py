@@ -15,7 +15,7 @@ from typing import Any, Literal
 import grpc
 from numpy.typing import NDArray
 
-from pocketbench import wire
+from pocketbench import wire, wire_bounds
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
 from pocketbench.measurement import (
@@ -40,9 +40,13 @@ from pocketbench_agent.runtimes import OpTime
 
 CHUNK_BYTES = 1024 * 1024
 CALL_TIMEOUT_S = 20.0
+# A slow card, and a processor that hashes slowly.
+READ_BYTES_S = 10_000_000
+GIVE_UP_S = 5.0
 LEASE_TTL_S = 90
 RENEW_S = 30.0
 PUT_BLOB = pb.DESCRIPTOR.services_by_name["Agent"].methods_by_name["PutBlob"]
+MAX_HOLDER = 200
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -54,6 +58,10 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),
 )
+
+
+REPORT = "report"
+"""The stage of a job whose events make no sense."""
 
 
 class NoSpaceOnDevice(DeviceError):
@@ -93,13 +101,17 @@ class Session:
         request = pb.HelloRequest(protocol_min=PROTOCOL_MIN, protocol_max=PROTOCOL_MAX)
         try:
             hello = self._stub.Hello(request, timeout=CALL_TIMEOUT_S, metadata=self._metadata(), wait_for_ready=True)
+            wire_bounds.check(hello)
             held = self._take()
             if held.epoch == 0 and gone(held.holder):
                 held = self._take(instead_of=held.holder)
         except grpc.RpcError as error:
             raise NotReachable(f"{self.device}: the agent refused the session: {_detail(error)}") from error
+        except wire_bounds.Nonsense as error:
+            raise NotReachable(f"{self.device}: what its agent says makes no sense: {error}") from error
         if held.epoch == 0:
-            raise DeviceBusy(f"{self.device}: in use by {held.holder} for {held.left_s} s more", held.holder)
+            holder = printable(held.holder[:MAX_HOLDER])
+            raise DeviceBusy(f"{self.device}: in use by {holder} for {held.left_s} s more", held.holder)
         self._epoch = held.epoch
         self._kept = frozenset(job.job_id for job in hello.unacknowledged)
         self.info = wire.device(hello)
@@ -114,10 +126,16 @@ class Session:
         missing = [file for file in files if file.sha256 not in self._have]
         if not missing:
             return 0
+        # What the device has it reads once, to see whether it is still what it was.
+        timeout = CALL_TIMEOUT_S + sum(file.bytes for file in missing) / READ_BYTES_S
+        asked = pb.BlobList(sha256=[bytes.fromhex(file.sha256) for file in missing])
         with self._errors():
-            states = self._stub.HaveBlobs(
-                pb.BlobList(sha256=[bytes.fromhex(file.sha256) for file in missing]), **self._call()
-            )
+            states = self._stub.HaveBlobs(asked, timeout=timeout, metadata=self._metadata())
+            if len(states.blobs) != len(missing):
+                raise wire_bounds.Nonsense(f"{len(states.blobs)} answers about {len(missing)} files")
+            for file, state in zip(missing, states.blobs, strict=True):
+                if state.committed > file.bytes:
+                    raise wire_bounds.Nonsense(f"it has {state.committed} of {file.bytes} bytes of a file")
         sent = 0
         for file, state in zip(missing, states.blobs, strict=True):
             if not state.complete:
@@ -136,6 +154,7 @@ class Session:
         """The device's heat, load and clocks now, and what the named meters read."""
         with self._errors():
             seen = self._stub.Observe(pb.ObserveRequest(window_s=window_s, meters=meters), **self._call())
+            wire_bounds.check(seen)
         return Observation(tuple(wire.reading(reading) for reading in seen.readings), seen.boot_id)
 
     def measure(
@@ -179,9 +198,7 @@ class Session:
         """Wait for the energy phase and collect what it measured."""
         self._running = job_id
         try:
-            with self._errors():
-                watch = pb.JobRef(job_id=job_id, from_seq=1)
-                return wire.energy_run(list(self._stub.Watch(watch, timeout=timeout_s, metadata=self._metadata())))
+            return wire.energy_run(self._watch(job_id, timeout_s))
         finally:
             self._running = ""
 
@@ -197,7 +214,9 @@ class Session:
     def rounding(self, case: Case, plan: Plan, files: JobFiles) -> list[Rounding] | None:
         """How far each output moves when only the rounding changes; None where the runtime cannot tell."""
         ended, found = wire.outputs(self._ask(case, plan, files, "rounding"))
-        return [Rounding(*map(float, row)) for row in found[0].array] if ended.how == "ok" and found else None
+        if ended.how != "ok" or not found or found[0].array.ndim != 2 or found[0].array.shape[1] != 2:
+            return None
+        return [Rounding(*map(float, row)) for row in found[0].array]
 
     def profile(self, case: Case, plan: Plan, files: JobFiles) -> list[OpTime] | None:
         """Time by kind of op, in a session of its own; None where the runtime does not tell."""
@@ -248,20 +267,37 @@ class Session:
 
     def _run(self, job: pb.Job, started: Callable[[], None] = lambda: None) -> list[pb.Event]:
         self._running = job.job_id
-        watch = pb.JobRef(job_id=job.job_id, from_seq=1)
         try:
             with self._errors():
                 self._stub.Start(job, **self._call())
-            with self._errors():
-                timeout = job.deadline_s + 30.0
-                events = []
-                for event in self._stub.Watch(watch, timeout=timeout, metadata=self._metadata()):
+            return self._watch(job.job_id, job.deadline_s + 30.0, started)
+        finally:
+            self._running = ""
+
+    def _watch(self, job_id: str, timeout_s: float, started: Callable[[], None] = lambda: None) -> list[pb.Event]:
+        """All that a job has to say; where that makes no sense it has failed, and its events end there."""
+        events: list[pb.Event] = []
+        watch = pb.JobRef(job_id=job_id, from_seq=1)
+        with self._errors():
+            answers = self._stub.Watch(watch, timeout=timeout_s, metadata=self._metadata())
+            try:
+                for event in wire_bounds.bounded(answers):
                     events.append(event)
                     if event.HasField("phase") and event.phase.name in ("first", "warm_up", "timed"):
                         started()
-                return events
-        finally:
-            self._running = ""
+            except wire_bounds.Nonsense as error:
+                answers.cancel()  # type: ignore[no-untyped-call]
+                self._give_up(job_id)
+                message = f"what the device reports makes no sense: {error}"
+                events.append(pb.Event(ended=pb.Ended(how=pb.Ended.ERROR, stage=REPORT, message=message)))
+        return events
+
+    def _give_up(self, job_id: str) -> None:
+        """End a job that reports nonsense, and wait a moment until it has ended."""
+        self._stub.Cancel(pb.JobRef(job_id=job_id), **self._call())
+        beyond = pb.JobRef(job_id=job_id, from_seq=2**63)
+        with contextlib.suppress(grpc.RpcError):
+            list(self._stub.Watch(beyond, timeout=GIVE_UP_S, metadata=self._metadata()))
 
     def _take(self, instead_of: str = "") -> pb.LeaseReply:
         request = pb.LeaseRequest(op=pb.LeaseRequest.TAKE, owner=self.owner, ttl_s=LEASE_TTL_S, instead_of=instead_of)
@@ -288,6 +324,8 @@ class Session:
             yield
         except grpc.RpcError as error:
             raise self._translate(error) from error
+        except wire_bounds.Nonsense as error:
+            raise DeviceLost(f"{self.device}: what its agent says makes no sense: {error}") from error
 
     def _translate(self, error: grpc.RpcError) -> DeviceError:
         code = error.code() if isinstance(error, grpc.Call) else None
@@ -340,11 +378,15 @@ class Scorer:
 
     def _next(self, kind: Literal["facts", "tensors"]) -> pb.Event:
         try:
-            for event in self._answers:
+            for event in wire_bounds.bounded(self._answers):
                 if event.HasField("ended"):
                     raise WorkerEnded(wire.ended(event.ended))
                 if event.HasField(kind):
                     return event
+        except wire_bounds.Nonsense as error:
+            self.cancel()
+            message = f"what the device reports makes no sense: {error}"
+            raise WorkerEnded(Ended("error", REPORT, message)) from error
         except grpc.RpcError as error:
             if self._timed_out:
                 message = f"an inference did not end within {self._patience_s:.0f} s"
@@ -378,5 +420,5 @@ def _detail(error: grpc.RpcError) -> str:
             grpc.StatusCode.DEADLINE_EXCEEDED: "the agent did not answer in time",
             grpc.StatusCode.UNAUTHENTICATED: "the agent does not accept this session's token",
         }
-        return known.get(code, details)
+        return known.get(code, printable(details[: wire_bounds.MAX_TEXT]))
     return str(error)

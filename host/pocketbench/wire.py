@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketbench import measurement as m
-from pocketbench.models import PlacedFile
+from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
 from pocketbench.workload import DevicePipeline
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -27,6 +27,7 @@ HOW = {
     pb.Ended.UNAVAILABLE: "unavailable",
     pb.Ended.CANCELLED: "cancelled",
 }
+MAX_NAME, MAX_STAGE = 200, 40
 INPUTS_NAME = "inputs.npz"
 HEAT = ("thermal", "cpufreq", "cooling", "throttled", "android")
 POWER = ("battery", "odpm", "iio", "hwmon", "rapl", "pmic", "dumpsys", "powerstats")
@@ -204,9 +205,11 @@ def profile(events: Sequence[pb.Event]) -> list[OpTime] | None:
 def device(hello: pb.HelloReply) -> m.Device:
     """What the agent said of its device."""
     said = hello.device
-    names = (field.name for field in said.DESCRIPTOR.fields)
+    told: dict[str, Any] = {field.name: getattr(said, field.name) for field in said.DESCRIPTOR.fields}
+    # Shown in lines of their own, and kept in each result.
+    shown = {name: printable(value[:MAX_NAME]) for name, value in told.items() if isinstance(value, str)}
     return m.Device(
-        **{name: getattr(said, name) for name in names},
+        **told | shown,
         runtimes=tuple(hello.runtimes),
         agent_build=hello.build_sha256,
     )
@@ -229,7 +232,7 @@ def facts(said: pb.ModelFacts) -> m.Facts:
 def ended(said: pb.Ended) -> m.Ended:
     """How a job ended."""
     how = HOW.get(said.how, "error")
-    return m.Ended(how, said.stage, said.message, said.signal, tuple(said.log_tail))
+    return m.Ended(how, printable(said.stage[:MAX_STAGE]), said.message, said.signal, tuple(said.log_tail))
 
 
 def reading(said: pb.Reading) -> m.Reading:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from pocketbench import __version__
+from pocketbench.cli import streams
 from pocketbench.cli.options import refuse_before_subcommand
 from pocketbench.errors import PocketbenchError, UsageError
 
@@ -210,6 +211,7 @@ def root(ctx: click.Context, /, **options: Any) -> None:
 
 def main() -> None:
     """The entry point: one line on stderr for every error, a traceback only with --debug."""
+    streams.ensure()
     debug = "--debug" in sys.argv
     # What gRPC's own library says of links that broke is said in our words.
     if not debug:

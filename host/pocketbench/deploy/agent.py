@@ -15,6 +15,8 @@ from pocketbench.models import printable
 from pocketbench.transports import Spawned, Transport
 
 HANDSHAKE_TIMEOUT_S = 60.0
+# Of what the other side said in its place.
+MAX_SHOWN = 300
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,22 @@ def start(device: str, transport: Transport, command: Sequence[str]) -> RunningA
     line = process.read_line(HANDSHAKE_TIMEOUT_S)
     try:
         told = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
         process.end()
-        told_last = (process.log_tail().splitlines() or [line[:200] or "it said nothing"])[-1]
-        raise NotReachable(f"{device}: the agent did not start: {told_last}")
+        told_last = (process.log_tail().splitlines() or [line or "it said nothing"])[-1]
+        raise NotReachable(f"{device}: the agent did not start: {_shown(told_last)}")
     if "busy" in told:
         process.end()
         left = f" for {told['left_s']} s more (it may renew)" if isinstance(told.get("left_s"), int) else ""
-        raise DeviceBusy(f"{device}: in use by {printable(str(told['busy']))}{left}", str(told["busy"]))
+        raise DeviceBusy(f"{device}: in use by {_shown(told['busy'])}{left}", str(told["busy"]))
     port = told.get("port")
     if not isinstance(port, int) or not 0 < port < 65536:
         process.end()
-        raise NotReachable(f"{device}: the agent did not start: {told.get('error', 'it named no port')}")
+        raise NotReachable(f"{device}: the agent did not start: {_shown(told.get('error', 'it named no port'))}")
     return RunningAgent(transport.forward(port), token, str(told.get("build", "")), process)
+
+
+def _shown(told: object) -> str:
+    return printable(str(told)[:MAX_SHOWN])

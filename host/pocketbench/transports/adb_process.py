@@ -22,7 +22,7 @@ from pocketbench.transports.adb_services import (
     LinkError,
     LinkLost,
 )
-from pocketbench.transports.output import Output
+from pocketbench.transports.output import MAX_LINE, Output
 
 END_WAIT_S = 5.0
 SIGNAL_S = 10.0
@@ -81,6 +81,8 @@ class AdbProcess:
                     break
                 if identity in rest:
                     *lines, rest[identity] = (rest[identity] + data).split(b"\n")
+                    if len(rest[identity]) > MAX_LINE:
+                        lines, rest[identity] = [*lines, rest[identity]], b""
                     for line in lines:
                         self._take(identity, line)
         except LinkError as error:

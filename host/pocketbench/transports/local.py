@@ -69,7 +69,8 @@ class LocalProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=env,
             # Not the user's folder: with -m Python would look for modules there first.
             cwd=sys.prefix,

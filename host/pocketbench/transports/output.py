@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Protocol
 
 from pocketbench.errors import NotReachable
 
 LOG_LINES = 40
+# What is longer is no line of ours: it is cut into several.
+MAX_LINE = 65_536
+
+
+class Readable(Protocol):
+    """A stream of a process, or of paramiko."""
+
+    def readline(self, size: int, /) -> str | bytes:
+        """The next line, or so much of it."""
+
+
+def lines(stream: Readable) -> Iterator[str]:
+    """All of its lines, the longest cut: whoever writes without an end fills no memory here."""
+    while text := stream.readline(MAX_LINE):
+        yield text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 class Output:
@@ -42,13 +58,13 @@ class Output:
         """stdout is at its end."""
         self._lines.put("")
 
-    def lines_from(self, stream: Iterable[str]) -> None:
+    def lines_from(self, stream: Readable) -> None:
         """All of stdout."""
-        for text in stream:
+        for text in lines(stream):
             self.line(text)
         self.end()
 
-    def log_from(self, stream: Iterable[str]) -> None:
+    def log_from(self, stream: Readable) -> None:
         """All of stderr."""
-        for text in stream:
+        for text in lines(stream):
             self.log(text)

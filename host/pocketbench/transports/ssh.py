@@ -276,11 +276,11 @@ class SshProcess:
             reader.join(1.0)
 
     def _read(self) -> None:
-        with self._channel.makefile("r") as stream:
+        with self._channel.makefile("rb") as stream:
             self._output.lines_from(stream)
 
     def _read_log(self) -> None:
-        with self._channel.makefile_stderr("r") as stream:
+        with self._channel.makefile_stderr("rb") as stream:
             self._output.log_from(stream)
 
 
