@@ -181,7 +181,7 @@ def _held(entries: Mapping[str, DeviceEntry], url: str | None) -> Mapping[str, s
     try:
         store = Store(url)
         try:
-            return {name: leases.held(store, leases.place(name, entry.transport)) for name, entry in entries.items()}
+            return {name: leases.held(store, leases.place(name, entry)) for name, entry in entries.items()}
         finally:
             store.close()
     except StoreError as error:

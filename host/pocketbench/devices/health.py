@@ -161,7 +161,7 @@ def _agent(
 ) -> Iterator[Finding]:
     """Under the lease of the store and of the agent, both given back at the end."""
     # A check is short: who takes the device over meanwhile is refused by the agent's own lease.
-    with leases.kept(store, leases.place(name, entry.transport), lambda: None):
+    with leases.kept(store, leases.place(name, entry), lambda: None):
         try:
             running = deploy.start(name, transport, deploy.command(name, transport, entry, say))
         except NotReachable as error:
