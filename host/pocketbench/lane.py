@@ -24,7 +24,7 @@ from pocketbench.disjoint import Guard
 from pocketbench.energy import Found
 from pocketbench.energy_phase import EnergyPhase
 from pocketbench.energy_verdict import EnergyEvidence
-from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, Quarantined, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
 from pocketbench.measurement import Ended, Process, WorkerEnded
@@ -36,6 +36,7 @@ from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session import NoSpaceOnDevice
+from pocketbench.store import health
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
 from pocketbench.store.store import Store
@@ -46,6 +47,7 @@ from pocketbench_agent.runtimes import OpTime
 ATTEMPTS = 2
 # How often the link may break in one process of a case.
 BREAKS = 5
+NEVER_BEGUN = {DeviceBusy: "device_busy", NotReachable: "not_available", Quarantined: "quarantined"}
 # Between two tries to have a device that somebody else has.
 BUSY_S = 3.0
 SCORE_SEED = 20_261_125
@@ -124,7 +126,7 @@ class Lane:
                 busy = isinstance(error, DeviceBusy) and self._link.info is None
                 if busy and time.monotonic() < end and not self.stop.wait(BUSY_S):
                     continue
-                code = {DeviceBusy: "device_busy", NotReachable: "not_available"}.get(type(error), "device_lost")
+                code = NEVER_BEGUN.get(type(error), "device_lost")
                 # Once the session had opened, whatever ends it is a loss.
                 self._end_all(case_reason("device_lost" if self._link.info else code, str(error)))
             break
@@ -167,6 +169,7 @@ class Lane:
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
+        health.admit(self.store, self.device, self.entry)
         with leases.kept(self.store, leases.place(self.device, self.entry), self._lose) as lease:
             self._fence = self.fence or (lease.device, lease.epoch)
             yield

@@ -22,8 +22,9 @@ from tests.peers import postgresql
 # Each has a folder of its own, as devices of their own would.
 DEVICES = """devices:
   a1: {transport: local, lab_host: lab-a, kind: box, workdir: HOME/a1}
-  a2: {transport: local, lab_host: lab-a, workdir: HOME/a2}
+  a2: {transport: local, lab_host: lab-a, workdir: HOME/a2, power_cycle: [CYCLE, HOME/cycled]}
   b1: {transport: local, lab_host: lab-b, kind: box, workdir: HOME/b1}
+  sick: {transport: ssh, host: 127.0.0.1, port: 1, user: nobody, lab_host: lab-b}
   away: {transport: local, lab_host: nowhere}
 """
 HOSTS = ("lab-a", "lab-b")
@@ -104,7 +105,10 @@ def two_hosts(home: Path) -> Iterator[Lab]:
     why = postgresql.why_not()
     if why is not None:
         pytest.skip(why)
-    (home / "devices.yaml").write_text(DEVICES.replace("HOME", str(home)))
+    cycle = home / "cycle"
+    cycle.write_text('#!/bin/sh\necho once >> "$1"\n')
+    cycle.chmod(0o755)
+    (home / "devices.yaml").write_text(DEVICES.replace("CYCLE", str(cycle)).replace("HOME", str(home)))
     with postgresql.postgresql(durable=True) as server, benched(home) as bench:
         made = Lab(bench, server, server.database(), {})
         try:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pocketbench.farm.queue import Queue
+from pocketbench.store import health
+from pocketbench.store.store import Store
 from tests.integration.conftest import wait_until
 from tests.integration.labs import Lab, two_hosts
 
@@ -80,7 +84,7 @@ def test_what_nobody_serves_is_said_and_can_be_called_off(lab: Lab) -> None:
     assert wait_until(lambda: [row["target"] for row in lab.queue()][:1] == ["away"], 30)
     shown = lab("queue").stdout
     assert "away: no worker serves them: start 'bench worker'" in shown
-    assert "lab-a serves a1, a2" in shown and "lab-b serves b1" in shown
+    assert "lab-a serves a1, a2" in shown and "lab-b serves b1, sick" in shown
     assert next(row for row in lab.queue() if row["target"] == "away")["where"] == "no worker"
     assert wait_until(lambda: [row["target"] for row in lab.queue()] == ["away"], 60), "the other is measured meanwhile"
     waiting.send_signal(signal.SIGINT)
@@ -89,6 +93,17 @@ def test_what_nobody_serves_is_said_and_can_be_called_off(lab: Lab) -> None:
     assert "away: no worker serves it: start 'bench worker' on nowhere within 5 min" in stderr
     assert "1 of 2 cases are complete" in stderr
     assert lab.queue() == []
+    # Called off by somebody else.
+    waiting = lab.start("--device", "away", "--model", lab.bench.null(), *QUICK, "--format", "json")
+    assert wait_until(lambda: [row["target"] for row in lab.queue()] == ["away"], 30)
+    store = Store(lab.url)
+    queue = Queue(store)
+    queue.cancel([entry.id for entry in queue.entries()])
+    queue.close()
+    store.close()
+    stdout, stderr = waiting.communicate(timeout=30)
+    result = json.loads(stdout)["results"][0]
+    assert (waiting.returncode, result["status"], result["reasons"][0]["code"]) == (3, "SKIPPED", "not_served"), stderr
 
 
 def test_a_device_has_one_worker(lab: Lab, tmp_path: Path) -> None:
@@ -128,6 +143,27 @@ def test_a_file_is_no_store_for_several_hosts(lab: Lab) -> None:
         *("--store", lab.bench.home / "file.db"),
     )
     assert [(r["device"], r["status"]) for r in ended.results] == [("a2", "OK"), ("a1", "OK")], ended.stderr
+
+
+def test_a_device_with_three_faults_is_left_alone_until_it_is_well(lab: Lab) -> None:
+    """By facts in the store: whoever asks is told why, and two passed checks end it."""
+    words = ("--device", "sick", "--model", lab.bench.null(), *QUICK, "--format", "json")
+    assert lab(*words).results[0]["reasons"][0]["code"] == "not_available"
+    assert lab("devices", "check", "sick").code == 3
+    assert '"health": "suspect"' in lab("devices", "--format", "json").stdout
+    assert lab("devices", "check", "sick").code == 3
+    refused = lab(*words)
+    result = refused.results[0]
+    assert (refused.code, result["status"], result["reasons"][0]["code"]) == (3, "SKIPPED", "quarantined")
+    assert "3 faults within 24 h" in result["reasons"][0]["message"]
+    shown = lab("devices").stdout
+    assert "unreachable, quarantined" in shown and "sick: quarantined: 3 faults within 24 h" in shown
+    store = Store(lab.url)
+    for _ in range(2):
+        health.keep_check(store, "sick", True, "passed")
+        time.sleep(0.002)
+    store.close()
+    assert lab(*words).results[0]["reasons"][0]["code"] == "not_available"
 
 
 def test_a_process_that_dies_is_tried_once_more(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from pocketbench.cli.options import run_options, store_option
+from pocketbench.errors import UsageError
 
 
 @click.command()
@@ -21,11 +23,14 @@ def worker(host: str | None, store: str | None, devices_file: Path | None, debug
     Runs until Ctrl-C. The store must be a PostgreSQL that all hosts of the lab share.
     """
     from pocketbench.config import devices as config
+    from pocketbench.farm.care import Care
     from pocketbench.farm.queue import needs_postgresql
     from pocketbench.farm.worker import Subprocess, Worker, claims_of
     from pocketbench.models import printable
     from pocketbench.store.store import Store
 
+    if os.name == "nt":
+        raise UsageError("a worker needs Linux or macOS: asyncio's processes and psycopg do not go together on Windows")
     path = config.find(devices_file)
     entries = config.load(path)
     claims = claims_of(entries, host or socket.gethostname())
@@ -39,6 +44,7 @@ def worker(host: str | None, store: str | None, devices_file: Path | None, debug
     try:
         needs_postgresql(opened)
         body = Subprocess(store or "", path, claims, crowded, say)
-        Worker(opened, claims, body, say).run()
+        mine = {claim.device: entries[claim.device] for claim in claims}
+        Worker(opened, claims, body, say, Care(opened, mine, say)).run()
     finally:
         opened.close()

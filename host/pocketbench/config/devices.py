@@ -125,6 +125,8 @@ class _Keys(_Strict):
     prepare: Prepare | None = None
     cooldown: float | Literal["auto"] | None = None
     agent: Path | None = None
+    # A program with its arguments that takes the device's power away and gives it back.
+    power_cycle: tuple[str, ...] = ()
 
     @field_validator("workdir")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pocketbench.config.devices import ANY
 from pocketbench.farm.shares import queue_of
@@ -13,19 +13,22 @@ class Bays:
 
     def __init__(self, kinds: Mapping[str, str | None]) -> None:
         # The one that has been free for longest comes first.
-        self._free: dict[str, str | None] = dict(kinds)
+        self._free: dict[str, object] = dict(kinds)
         self._kinds = dict(kinds)
         self._jobs: dict[int, str] = {}
+        self._barred: set[str] = set()
 
     def queues(self) -> list[str]:
         """Those that a free device can take a job from."""
-        kinds = dict.fromkeys(f"{ANY}{kind}" for kind in self._free.values() if kind)
+        kinds = dict.fromkeys(f"{ANY}{kind}" for name, kind in self._free.items() if kind and name not in self._barred)
         return [queue_of(target) for target in (*self._free, *kinds)]
 
     def take(self, queue: str, job_id: int) -> str:
         """The device that has the job from now on: the queue's own, or the first free one of its kind."""
         device = next(
-            name for name, kind in self._free.items() if queue in (queue_of(name), f"kind.{kind}" if kind else "")
+            name
+            for name, kind in self._free.items()
+            if queue == queue_of(name) or (kind and name not in self._barred and queue == f"kind.{kind}")
         )
         del self._free[device]
         self._jobs[job_id] = device
@@ -45,7 +48,14 @@ class Bays:
         if device is not None:
             self._free[device] = self._kinds[device]
 
-    def close(self, device: str) -> None:
-        """It takes no jobs until it is opened again."""
-        self._kinds.pop(device, None)
-        self._free.pop(device, None)
+    def bar(self, devices: Collection[str]) -> None:
+        """These take no job for any of their kind; their own end without a measurement."""
+        self._barred = set(devices)
+
+    def set_aside(self, device: str) -> bool:
+        """Keep a free device from jobs for a while; False where it has one."""
+        return self._free.pop(device, self) is not self
+
+    def put_back(self, device: str) -> None:
+        """It takes jobs again."""
+        self._free[device] = self._kinds[device]

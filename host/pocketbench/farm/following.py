@@ -124,6 +124,8 @@ class Following:
         lacking = [case for case in share.cases if case.key not in have]
         if lacking and not self.stop.is_set():
             told = lab.told(self.store, self.run_id).get(share.name)
+            if told is not None and share.lock is None:
+                lacking = [replace(case, device=told.device, asked=case.device) for case in lacking]
             self._lose(share, lacking, _why(share, told, state))
         self.progress.done(share.name, f"done, {len(share.cases)} cases")
 
@@ -176,9 +178,9 @@ class Following:
 def _why(share: Share, told: lab.Share | None, state: str) -> Reason:
     """Of a case without a result."""
     if state == "unserved":
-        return case_reason("not_available", f"{share.target}: no worker served it for {duration(UNSERVED_S)}")
+        return case_reason("not_served", f"{share.target}: no worker served it for {duration(UNSERVED_S)}")
     if state in ("cancelled", "aborted"):
-        return case_reason("not_available", f"{share.target}: was cancelled in the queue")
+        return case_reason("not_served", f"{share.target}: was cancelled in the queue")
     if told is None:
         return case_reason("device_lost", f"{share.target}: its worker went away before it measured anything")
     if told.ended:

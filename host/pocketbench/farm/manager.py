@@ -5,6 +5,7 @@ word on jobs that another worker has by now.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,8 @@ STALLED_S = 30.0
 # For so long its jobs are seen to be stalled, without a break, before somebody else begins them: where the database was
 # away, every worker's heartbeat is old at first.
 GRACE_S = 15.0
+# Hours after which a job that has ended is forgotten.
+KEPT_H = 168
 
 
 class LabManager(JobManager):
@@ -127,6 +130,11 @@ class LabManager(JobManager):
             self._is_away(error)
             return []
         return [told for told in done if told]
+
+    async def tidy(self) -> None:
+        """Forget jobs that ended long ago: what they found is in the store."""
+        with contextlib.suppress(ConnectorException):
+            await self.delete_old_jobs(KEPT_H, include_failed=True, include_cancelled=True, include_aborted=True)
 
     async def _swept(self, job: Job) -> str:
         assert job.id is not None

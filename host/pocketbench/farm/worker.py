@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.devices.discover import identity
-from pocketbench.errors import StoreError, UsageError
+from pocketbench.errors import DeviceError, StoreError, UsageError
 from pocketbench.farm.bays import Bays
+from pocketbench.farm.care import Care
 from pocketbench.farm.queue import ATTEMPTS, TASK, missing, pool_arguments, quiet
 from pocketbench.store import lab
 from pocketbench.store import lease as leases
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.5
 SWEEP_S = 5.0
+CARE_S = 20.0
 # A body that was told to stop, or had its time, is killed when it does not end by itself.
 STOP_S = 30.0
 # Workers that were not seen for so long are forgotten; one that wakes up before has kept its number.
@@ -90,6 +93,7 @@ class Worker:
     claims: Sequence[Claim]
     body: Body
     say: Callable[[str], None]
+    care: Care | None = None
     look_s: float = LOOK_S
     _error: UsageError | None = field(default=None, init=False)
 
@@ -143,7 +147,8 @@ class Worker:
                     stalled_worker_timeout=FORGET_S,
                 )
             )
-            beside = [asyncio.create_task(each) for each in (self._keep_claims(serving), self._sweep(manager))]
+            duties = (self._keep_claims(serving), self._sweep(manager), self._look_after(bays))
+            beside = [asyncio.create_task(each) for each in duties]
             with _signals(serving, self.say):
                 self.say(f"serves {names}")
                 with contextlib.suppress(asyncio.CancelledError):
@@ -178,8 +183,9 @@ class Worker:
         """Why there may be no result, for whoever follows the run."""
         with contextlib.suppress(StoreError):
             before = lab.told(self.store, doc["run_id"]).get(doc["share"])
-            fresh = before or lab.Share(doc["share"], device, self.claims[0].lab_host, attempt)
-            lab.tell(self.store, doc["run_id"], replace(fresh, ended=str(error), code=error.code))
+            fresh = before or lab.Share(doc["share"], device, self.claims[0].lab_host)
+            told = replace(fresh, attempt=attempt, ended=str(error), code=error.code)
+            lab.tell(self.store, doc["run_id"], told)
 
     async def _keep_claims(self, serving: asyncio.Task[None]) -> None:
         while True:
@@ -196,10 +202,26 @@ class Worker:
 
     async def _sweep(self, manager: Any) -> None:
         seen: dict[int, float] = {}
-        while True:
+        for number in itertools.count():
             await asyncio.sleep(SWEEP_S)
+            if number % 1000 == 0:
+                await manager.tidy()
             for told in await manager.sweep(seen, time.monotonic()):
                 self.say(told)
+
+    async def _look_after(self, bays: Bays) -> None:
+        """Quarantined devices take no share for any of their kind, and are checked now and then while they are free."""
+        while self.care is not None:
+            barred = await asyncio.to_thread(self.care.quarantined)
+            bays.bar(barred)
+            for name in barred:
+                if self.care.due(name) and bays.set_aside(name):
+                    try:
+                        with contextlib.suppress(StoreError, DeviceError):
+                            await asyncio.to_thread(self.care.check, name)
+                    finally:
+                        bays.put_back(name)
+            await asyncio.sleep(CARE_S)
 
 
 def _strategy() -> Any:

@@ -14,6 +14,7 @@ from sqlalchemy import delete, func, select, update
 
 from pocketbench.errors import UsageError
 from pocketbench.models import PlacedFile
+from pocketbench.results import from_doc
 from pocketbench.store import schema
 from pocketbench.store.lease import orphaned
 from pocketbench.store.spool import Fence
@@ -144,15 +145,16 @@ def claims(store: Store) -> list[Claim]:
 
 
 def tell(store: Store, run_id: str, share: Share) -> None:
-    """How far a share is, instead of what was told of it before."""
+    """How far a share is, instead of what was told of it before; what an earlier attempt still tells is nothing."""
     table = schema.share
     doc = {**asdict(share), "said": list(share.said)}
-    row: dict[str, Any] = {name: doc.pop(name) for name in ("name", "device", "lab_host")}
+    row: dict[str, Any] = {name: doc.pop(name) for name in ("name", "device", "lab_host", "attempt")}
     adding = store.database.insert(table)
-    fresh = {name: getattr(adding.excluded, name) for name in ("device", "lab_host", "doc")}
+    fresh = {name: getattr(adding.excluded, name) for name in ("device", "lab_host", "attempt", "doc")}
+    newer = table.c.attempt <= adding.excluded.attempt
     with store.database.writing() as connection:
         connection.execute(
-            adding.on_conflict_do_update(index_elements=["run_id", "name"], set_=fresh),
+            adding.on_conflict_do_update(index_elements=["run_id", "name"], set_=fresh, where=newer),
             [{"run_id": run_id, **row, "doc": doc}],
         )
 
@@ -162,7 +164,8 @@ def told(store: Store, run_id: str) -> dict[str, Share]:
     table = schema.share
     with store.database.reading() as connection:
         rows = connection.execute(select(table).where(table.c.run_id == run_id)).all()
-    return {row.name: Share(row.name, row.device, row.lab_host, **row.doc) for row in rows}
+    fields = ("name", "device", "lab_host", "attempt")
+    return {row.name: from_doc(Share, {**row.doc, **{name: getattr(row, name) for name in fields}}) for row in rows}
 
 
 def begin_anew(store: Store, run_id: str, case_keys: Sequence[str], fence: Fence | None = None) -> None:

@@ -208,7 +208,7 @@ def _to_3(connection: Connection) -> None:
             owner TEXT NOT NULL, seen_s FLOAT NOT NULL, PRIMARY KEY (address))""",
         """CREATE TABLE share (
             run_id VARCHAR(40) NOT NULL, name VARCHAR(200) NOT NULL, device TEXT NOT NULL, lab_host TEXT NOT NULL,
-            doc JSON NOT NULL, PRIMARY KEY (run_id, name),
+            attempt INTEGER NOT NULL, doc JSON NOT NULL, PRIMARY KEY (run_id, name),
             FOREIGN KEY (run_id) REFERENCES run (id) ON DELETE CASCADE)""",
         """CREATE TABLE checkup (
             device VARCHAR(200) NOT NULL, created_utc VARCHAR(40) NOT NULL, passed INTEGER NOT NULL, text TEXT NOT NULL,

@@ -189,6 +189,7 @@ share = Table(
     Column("name", String(200), primary_key=True),
     Column("device", Text, nullable=False),
     Column("lab_host", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
     Column("doc", JSON, nullable=False),
 )
 
