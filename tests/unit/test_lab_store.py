@@ -81,7 +81,7 @@ def test_a_device_is_claimed_once(opened: Store, monkeypatch: pytest.MonkeyPatch
     assert lab.claims(opened) == [one], "nothing of a claim that was refused stays"
     # A host that stood still for longer has lost it, and is told so.
     now = time.time()
-    monkeypatch.setattr(lab.time, "time", lambda: now + lab.CLAIM_S + 1)
+    monkeypatch.setattr(time, "time", lambda: now + lab.CLAIM_S + 1)
     assert lab.claims(opened) == []
     lab.claim(opened, [other])
     with pytest.raises(UsageError, match="is served by lab-b already"):
