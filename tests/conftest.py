@@ -23,7 +23,14 @@ LONGEST = (
         "test_ssh",
         "test_delegates",
     ),
-    *("test_conditions", "test_store_upkeep", "test_store", "test_store_migrations", "test_nightly_examples"),
+    *(
+        "test_lab",
+        "test_conditions",
+        "test_store_upkeep",
+        "test_store",
+        "test_store_migrations",
+        "test_nightly_examples",
+    ),
 )
 
 

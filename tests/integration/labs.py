@@ -116,6 +116,9 @@ def two_hosts(home: Path) -> Iterator[Lab]:
                 made.begin(host)
             yield made
         finally:
+            # Shown where a test fails.
+            for host in HOSTS:
+                print(f"[{host}]\n{made.log(host)}")
             for worker in made.workers.values():
                 worker.send_signal(signal.SIGINT)
             codes = [worker.wait(60) for worker in made.workers.values()]

@@ -70,9 +70,8 @@ def _measure(told: Mapping[str, Any]) -> int:
                     job["run_id"],
                     telling,
                     fleet.Fed(inputs, workload),
-                    True,
-                    job["keep"],
-                    behalf,
+                    keep=job["keep"],
+                    behalf=behalf,
                 )
                 stored = _settled(store, job)
         except UsageError as error:

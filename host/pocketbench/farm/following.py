@@ -67,9 +67,10 @@ class Following:
             self._began = True
             self._follow(queue)
         finally:
-            self._began = False
             with contextlib.suppress(StoreError):
                 self._collect()
+            # Only now may nobody wait for this any more.
+            self._began = False
             queue.close()
 
     def cancel(self) -> None:
