@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,15 @@ class Ran:
     ended_s: float
 
 
+@dataclass(frozen=True)
+class Took:
+    """Seconds: all of it, of which submitting, of which the database was away."""
+
+    wall_s: float
+    submitted_s: float
+    away_s: float
+
+
 def main() -> int:
     """Measure; 1 when a bound is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -79,7 +89,9 @@ def main() -> int:
     if arguments.serve:
         serve(arguments.serve, arguments.url, arguments.log, arguments.seconds, entries(arguments))
         return 0
-    print(conditions(LIBRARIES))
+    # However it ends, its workers and its server end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    print(conditions(LIBRARIES), flush=True)
     with tempfile.TemporaryDirectory(prefix="lab-") as folder, postgresql(durable=True) as server:
         os.environ["XDG_STATE_HOME"] = folder
         missed = measure(arguments, Path(folder), server)
@@ -101,12 +113,50 @@ def entries(arguments: argparse.Namespace) -> Mapping[str, DeviceEntry]:
 
 def measure(arguments: argparse.Namespace, folder: Path, server: Server) -> Sequence[str]:
     """Submit, crash, wait, count: the bounds that were missed."""
-    store = Store(server.database())
+    url = server.database()
+    store = Store(url)
     cases = [case(f"d{number % arguments.devices:03}", number, folder) for number in range(arguments.cases)]
     request = Request(tuple(cases), Plan())
     run_id = store.create_run(request, request_doc(request))
     queue = Queue(store)
-    workers = [start(arguments, number, server.url("bench_0"), folder) for number in range(arguments.workers)]
+    workers = [start(arguments, number, url, folder) for number in range(arguments.workers)]
+    try:
+        took = run(arguments, store, queue, run_id, cases, server)
+        while queue.entries():
+            time.sleep(0.2)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        codes = [worker.wait(60) for worker in workers]
+    ran = [Ran(**json.loads(line)) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    stored = rows(store, "SELECT count(*), count(DISTINCT case_key) FROM result WHERE run_id = :run", run_id)[0]
+    states = dict(rows(store, "SELECT status::text, count(*) FROM procrastinate_jobs GROUP BY 1", run_id))
+    queue.close()
+    store.close()
+    ideal_s = arguments.cases * arguments.seconds / arguments.devices
+    over_ms = (took.wall_s - took.away_s - ideal_s) / arguments.cases * 1e3
+    twice = sum(count > 1 for count in Counter(one.case_key for one in ran).values())
+    found = overlaps(ran)
+    print(f"{arguments.cases} cases of {arguments.seconds} s on {arguments.devices} devices, {len(workers)} workers")
+    print(
+        f"submitted in {took.submitted_s:.1f} s; all stored after {took.wall_s:.1f} s; "
+        f"the database was away {took.away_s:.1f} s; ideal {ideal_s:.1f} s"
+    )
+    print(f"overhead {over_ms:.2f} ms a case")
+    print(f"results {stored[0]}, of different cases {stored[1]}; begun twice {twice}; overlaps {found}; jobs {states}")
+    bounds = (
+        (stored == (arguments.cases, arguments.cases), f"{stored} results for {arguments.cases} cases"),
+        (set(codes) == {0}, f"workers ended with {codes}"),
+        (found == 0, f"{found} overlaps on a device"),
+        (over_ms <= BOUND_MS, f"{over_ms:.2f} ms overhead a case, more than {BOUND_MS}"),
+    )
+    return [told for good, told in bounds if not good]
+
+
+def run(
+    arguments: argparse.Namespace, store: Store, queue: Queue, run_id: str, cases: Sequence[Case], server: Server
+) -> Took:
+    """From the first case submitted to the last result stored, with the crash in between."""
     while len(claims(store)) < arguments.devices:
         time.sleep(0.2)
     begun = time.monotonic()
@@ -121,32 +171,7 @@ def measure(arguments: argparse.Namespace, folder: Path, server: Server) -> Sequ
         server.start()
         away_s = time.monotonic() - since
     wait(store, run_id, arguments.cases)
-    wall_s = time.monotonic() - begun
-    while queue.entries():
-        time.sleep(0.2)
-    for worker in workers:
-        worker.terminate()
-    codes = [worker.wait(60) for worker in workers]
-    ran = [Ran(**json.loads(line)) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
-    stored = rows(store, "SELECT count(*), count(DISTINCT case_key) FROM result WHERE run_id = :run", run_id)[0]
-    states = dict(rows(store, "SELECT status::text, count(*) FROM procrastinate_jobs GROUP BY 1", run_id))
-    queue.close()
-    store.close()
-    ideal_s = arguments.cases * arguments.seconds / arguments.devices
-    over_ms = (wall_s - away_s - ideal_s) / arguments.cases * 1e3
-    twice = sum(count > 1 for count in Counter(one.case_key for one in ran).values())
-    found = overlaps(ran)
-    print(f"{arguments.cases} cases of {arguments.seconds} s on {arguments.devices} devices, {len(workers)} workers")
-    print(f"submitted in {submitted_s:.1f} s; all stored after {wall_s:.1f} s; the database was away {away_s:.1f} s")
-    print(f"ideal {ideal_s:.1f} s: overhead {over_ms:.2f} ms a case")
-    print(f"results {stored[0]}, of different cases {stored[1]}; begun twice {twice}; overlaps {found}; jobs {states}")
-    bounds = (
-        (stored == (arguments.cases, arguments.cases), f"{stored} results for {arguments.cases} cases"),
-        (set(codes) == {0}, f"workers ended with {codes}"),
-        (found == 0, f"{found} overlaps on a device"),
-        (over_ms <= BOUND_MS, f"{over_ms:.2f} ms overhead a case, more than {BOUND_MS}"),
-    )
-    return [told for good, told in bounds if not good]
+    return Took(time.monotonic() - begun, submitted_s, away_s)
 
 
 def overlaps(ran: Sequence[Ran]) -> int:
