@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIGITS := examples/digits/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-slow test-accel test-compress soak lock peers phone board bundle check fix protos protos-check clean
+.PHONY: help bench demo test test-slow test-accel test-compress soak lock peers phone board lab bundle check fix protos protos-check clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,7 +33,7 @@ test-slow: bundle  ## Tests that take minutes each: boards, phones, a month of n
 	@$(MAKE) --no-print-directory --jobs 2 slow-devices slow-host
 
 # Side by side: what is emulated takes one core, and what waits or sleeps next to none.
-SLOW_HOST := $(foreach one,faults large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
+SLOW_HOST := $(foreach one,faults lab large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
 .PHONY: slow-devices slow-host
 slow-devices: SLOW := tests/slow $(addprefix --ignore=,$(SLOW_HOST)) -o cache_dir=build/cache/devices
 slow-host: SLOW := $(SLOW_HOST) -o cache_dir=build/cache/host
@@ -77,6 +77,10 @@ phone:  ## Run an emulated arm64 phone; its devices.yaml on stdout, until Ctrl-C
 board:  ## Run an emulated arm64 board; its devices.yaml on stdout, until Ctrl-C.
 	@$(MAKE) --no-print-directory --silent peers $(VENV)/.bundle >&2
 	@exec $(BIN)/python -m tests.peers.board
+
+lab:  ## Run a lab of three hosts and twelve devices on this machine; what to type on stdout, until Ctrl-C.
+	@$(MAKE) --no-print-directory --silent peers $(VENV)/.dev >&2
+	@exec $(BIN)/python -m tests.peers.lab
 
 # Of what goes into it; the wheel names its content, so that nothing is built twice.
 $(VENV)/.bundle: bundle/build.py host/pocketbench/deploy/runtimes.lock $(VENV)/.dev

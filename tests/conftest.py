@@ -12,13 +12,12 @@ settings.register_profile("thorough", deadline=None, max_examples=2000, suppress
 settings.load_profile("default")
 
 # Files are shared out among processes: what takes minutes begins first, so that none is left to one of them at the end.
-LONGEST = [
-    f"test_{name}"
-    for name in (
-        "links hostile run energy survival adb_devices native reasons suite bad_input security devices broken_links ssh "
-        "delegates workers hosts stores lab conditions store_upkeep store store_migrations nightly_examples"
-    ).split()
-]
+LONGEST = (
+    *("test_links", "test_hostile", "test_run", "test_energy", "test_survival", "test_adb_devices", "test_native"),
+    *("test_reasons", "test_suite", "test_bad_input", "test_security", "test_devices", "test_broken_links"),
+    *("test_ssh", "test_delegates", "test_workers", "test_hosts", "test_stores", "test_lab", "test_conditions"),
+    *("test_store_upkeep", "test_store", "test_store_migrations", "test_nightly_examples"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

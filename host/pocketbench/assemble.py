@@ -167,6 +167,8 @@ STATUS_OF: Mapping[str, str] = {
     "device_lost": "LOST",
     "device_busy": "SKIPPED",
     "not_available": "SKIPPED",
+    "not_served": "SKIPPED",
+    "quarantined": "SKIPPED",
     "fallback": "FALLBACK",
 }
 

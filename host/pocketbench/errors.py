@@ -7,6 +7,7 @@ PocketbenchError
 └── DeviceError         ends cases, not the run
     ├── NotReachable    never reached: the cases are SKIPPED
     ├── DeviceBusy      somebody else holds it: SKIPPED
+    ├── Quarantined     barred after too many faults: SKIPPED
     └── DeviceLost      gone after the session opened: LOST
 """
 
@@ -57,6 +58,10 @@ class DeviceBusy(DeviceError):
     def __init__(self, message: str, holder: str = "") -> None:
         super().__init__(message)
         self.holder = holder
+
+
+class Quarantined(DeviceError):
+    """Too many faults, and no health checks passed since."""
 
 
 class DeviceLost(DeviceError):

@@ -13,17 +13,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
+from typing import Protocol
 
 from pocketbench import verdict
-from pocketbench.config.devices import DeviceEntry
+from pocketbench.config.devices import ANY, DeviceEntry
 from pocketbench.errors import StoreError
+from pocketbench.farm.following import Following
+from pocketbench.farm.shares import in_lab
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
-from pocketbench.plan import NATIVE, Request, original
+from pocketbench.plan import NATIVE, Case, Request, original
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Result, samples_of
+from pocketbench.store import lab
+from pocketbench.store import lease as leases
+from pocketbench.store.spool import Fence
 from pocketbench.store.store import Store
 from pocketbench.turns import Turns
 from pocketbench.workload import DevicePipeline, Workload, device_pipeline, load
@@ -43,6 +49,37 @@ class Outcome:
     originals: Mapping[str, str] = field(default_factory=dict)
     # Of the results, in their order: a case that has none is left out.
     keys: tuple[str, ...] = ()
+
+
+class Part(Protocol):
+    """What measures a part of a run in a thread of its own: a lane, or other hosts."""
+
+    device: str
+    progress: Progress
+    results: dict[str, Result]
+
+    def run(self) -> None:
+        """Until everything that has no result yet has one."""
+
+    def cancel(self) -> None:
+        """Called from another thread once the run is stopping."""
+
+    def connected(self) -> bool:
+        """Is there anything to end well?"""
+
+    def abandon(self) -> None:
+        """The process is about to end without more ado."""
+
+
+@dataclass(frozen=True)
+class OnBehalf:
+    """Of a run that another host follows, this one measures a share: it waits so long for a device that somebody else
+    has; `crowded`: this machine measures others meanwhile; `fence`: what must hold for results to be stored.
+    """
+
+    patience_s: float
+    crowded: bool
+    fence: Fence | None
 
 
 @dataclass(frozen=True)
@@ -69,14 +106,17 @@ def measure(
     fed: Fed,
     resumed: bool = False,
     keep: bool = False,
+    behalf: OnBehalf | None = None,
 ) -> Outcome:
     """Measure every case that has no result in the store yet, with whole frames timed where the workload says what they
     are; `keep` leaves the jobs on the devices.
+
+    A lab's devices are measured by the workers of their hosts, where the store is one that hosts share.
     """
     scratch = TemporaryDirectory(prefix="pocketbench-")
     with scratch as folder:
         pipeline = device_pipeline(fed.workload, Path(folder)) if fed.workload is not None else None
-        return _run(request, devices, store, run_id, progress, fed, pipeline, resumed, keep, scratch.cleanup)
+        return _run(request, devices, store, run_id, progress, fed, pipeline, resumed, keep, scratch.cleanup, behalf)
 
 
 def _run(
@@ -90,22 +130,27 @@ def _run(
     resumed: bool,
     keep: bool,
     abandon: Callable[[], None],
+    behalf: OnBehalf | None,
 ) -> Outcome:
     stop = threading.Event()
     reference = HostReference(progress.say)
+    shared_store = store.database.path is None and behalf is None
+    elsewhere = [case for case in request.cases if shared_store and in_lab(devices[case.device])]
+    request = _placed(request, elsewhere, devices, store, run_id)
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
     done = {
         key: replace(result, samples_ns=samples_of(measured.get(key, {})))
         for key, result in store.results(run_id).items()
     }
-    names = list(dict.fromkeys(case.device for case in request.cases))
+    mine = [case for case in request.cases if case not in elsewhere]
+    names = list(dict.fromkeys(case.device for case in mine))
     here = sum(devices[name].transport == "local" for name in names)
     turns = Turns(os.cpu_count())
-    lanes = [
+    lanes: list[Part] = [
         Lane(
             device=name,
             entry=devices[name],
-            cases=[case for case in request.cases if case.device == name],
+            cases=[case for case in mine if case.device == name],
             request=request,
             run_id=run_id,
             store=store,
@@ -115,15 +160,21 @@ def _run(
             workload=fed.workload,
             pipeline=pipeline,
             reference=None if devices[name].transport == "local" else reference,
-            shared=devices[name].transport == "local" and here > 1,
+            shared=devices[name].transport == "local" and (here > 1 or (behalf is not None and behalf.crowded)),
             turns=turns if devices[name].transport == "local" else Turns(),
             resumed=resumed,
             keep=keep,
+            patience_s=behalf.patience_s if behalf else 0.0,
+            fence=behalf.fence if behalf else None,
             measured=measured,
-            results={case.key: done[case.key] for case in request.cases if case.key in done and case.device == name},
+            results={case.key: done[case.key] for case in mine if case.key in done and case.device == name},
         )
         for name in names
     ]
+    if elsewhere:
+        theirs = {case.key: done[case.key] for case in elsewhere if case.key in done}
+        words = (request, run_id, store, progress, stop, fed.inputs, fed.workload, keep)
+        lanes.append(Following(elsewhere, devices, *words, theirs))
     errors: list[BaseException] = []
     # Daemons, for one that waits for a device is not waited for.
     threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device, daemon=True) for lane in lanes]
@@ -137,7 +188,7 @@ def _run(
     if errors:
         raise errors[0]
     found = {key: result for lane in lanes for key, result in lane.results.items()}
-    if not interrupted and len(found) == len({case.key for case in request.cases}):
+    if not interrupted and behalf is None and len(found) == len({case.key for case in request.cases}):
         try:
             store.finish_run(run_id)
         except StoreError as error:
@@ -149,7 +200,7 @@ def _run(
     return Outcome(_warned([found[key] for key in keys]), interrupted, originals, keys)
 
 
-def _guarded(lane: Lane, errors: list[BaseException]) -> None:
+def _guarded(lane: Part, errors: list[BaseException]) -> None:
     """A defect in one lane must not leave the others waiting for it."""
     try:
         lane.run()
@@ -163,7 +214,7 @@ def _guarded(lane: Lane, errors: list[BaseException]) -> None:
 
 def _join(
     threads: Sequence[threading.Thread],
-    lanes: Sequence[Lane],
+    lanes: Sequence[Part],
     reference: HostReference,
     stop: threading.Event,
     progress: Progress,
@@ -185,6 +236,28 @@ def _join(
             for cancel in (reference.cancel, *(lane.cancel for lane in lanes)):
                 threading.Thread(target=cancel, daemon=True).start()
     return stop.is_set()
+
+
+def _placed(
+    request: Request, elsewhere: Sequence[Case], devices: Mapping[str, DeviceEntry], store: Store, run_id: str
+) -> Request:
+    """Any of a kind, where this host measures it: the first that nobody has; what another one began is begun anew."""
+    chosen: dict[str, str] = {}
+    moved = []
+    for case in request.cases:
+        if case.device.startswith(ANY) and case not in elsewhere:
+            if case.device not in chosen:
+                kind = case.device.removeprefix(ANY)
+                able = [name for name, entry in devices.items() if entry.kind == kind and not name.startswith(ANY)]
+                free = (name for name in able if leases.held(store, leases.place(name, devices[name])) is None)
+                chosen[case.device] = next(free, able[0])
+            moved.append(replace(case, device=chosen[case.device], asked=case.device))
+    if not moved:
+        return request
+    have = store.results(run_id)
+    lab.begin_anew(store, run_id, [case.key for case in moved if case.key not in have])
+    by_key = {case.key: case for case in moved}
+    return replace(request, cases=tuple(by_key.get(case.key, case) for case in request.cases))
 
 
 @contextmanager

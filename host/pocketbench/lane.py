@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from pocketbench.disjoint import Guard
 from pocketbench.energy import Found
 from pocketbench.energy_phase import EnergyPhase
 from pocketbench.energy_verdict import EnergyEvidence
-from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, overtaken
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, Quarantined, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
 from pocketbench.measurement import Ended, Process, WorkerEnded
@@ -35,6 +36,7 @@ from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session import NoSpaceOnDevice
+from pocketbench.store import health
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
 from pocketbench.store.store import Store
@@ -45,6 +47,9 @@ from pocketbench_agent.runtimes import OpTime
 ATTEMPTS = 2
 # How often the link may break in one process of a case.
 BREAKS = 5
+NEVER_BEGUN = {DeviceBusy: "device_busy", NotReachable: "not_available", Quarantined: "quarantined"}
+# Between two tries to have a device that somebody else has.
+BUSY_S = 3.0
 SCORE_SEED = 20_261_125
 
 
@@ -69,6 +74,10 @@ class Lane:
     turns: Turns = field(default_factory=Turns)
     resumed: bool = False
     keep: bool = False
+    # How long a device that somebody else has is waited for.
+    patience_s: float = 0.0
+    # What must hold for rows to be stored, where that is not the device's own lease.
+    fence: Fence | None = None
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
@@ -105,16 +114,22 @@ class Lane:
     def run(self) -> None:
         """Measure everything that has no result yet; never raises for what concerns the device."""
         self.progress.begin(self.device, self._steps())
-        try:
-            with self._lease(), self._ready():
-                self._gate = self._make_gate()
-                self._score_all()
-                self._rounds()
-                self._finish()
-        except DeviceError as error:
-            code = {DeviceBusy: "device_busy", NotReachable: "not_available"}.get(type(error), "device_lost")
-            # Once the session had opened, whatever ends it is a loss.
-            self._end_all(case_reason("device_lost" if self._link.info else code, str(error)))
+        end = time.monotonic() + self.patience_s
+        while True:
+            try:
+                with self._lease(), self._ready():
+                    self._gate = self._make_gate()
+                    self._score_all()
+                    self._rounds()
+                    self._finish()
+            except DeviceError as error:
+                busy = isinstance(error, DeviceBusy) and self._link.info is None
+                if busy and time.monotonic() < end and not self.stop.wait(BUSY_S):
+                    continue
+                code = NEVER_BEGUN.get(type(error), "device_lost")
+                # Once the session had opened, whatever ends it is a loss.
+                self._end_all(case_reason("device_lost" if self._link.info else code, str(error)))
+            break
         self._scratch.cleanup()
         ended = f"{len(self.results)} of {len(self.cases)} cases"
         if self.keep:
@@ -162,8 +177,9 @@ class Lane:
 
     @contextlib.contextmanager
     def _lease(self) -> Iterator[None]:
-        with leases.kept(self.store, leases.place(self.device, self.entry.transport), self._lose) as lease:
-            self._fence = (lease.device, lease.epoch)
+        health.admit(self.store, self.device, self.entry)
+        with leases.kept(self.store, leases.place(self.device, self.entry), self._lose) as lease:
+            self._fence = self.fence or (lease.device, lease.epoch)
             yield
 
     @contextlib.contextmanager

@@ -89,6 +89,8 @@ class Case:
     pair: int = 0
     # Of runtime `native`.
     tool: NativeTool | None = None
+    # What was asked for, where the device was chosen since: any of a kind.
+    asked: str = ""
 
     @property
     def delegate_base(self) -> str:
@@ -113,7 +115,7 @@ class Case:
     def key(self) -> str:
         """Names the cell within a run; the same cell of another run has the same key."""
         parts = {
-            "device": self.device,
+            "device": self.asked or self.device,
             "model": [self.model.name, *([f.name, f.sha256] for f in self.model.files)],
             "runtime": str(self.runtime),
             "delegate": self.delegate,

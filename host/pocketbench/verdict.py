@@ -373,6 +373,8 @@ CODES: Sequence[str] = (
     "device_lost",
     "device_busy",
     "not_available",
+    "not_served",
+    "quarantined",
     "fallback",
 )
 

@@ -54,6 +54,8 @@ PLANTED: Mapping[str, str] = {
     "told_by_tool": f"{NATIVE}::test_benchmark_model_tells_a_median",
     "fidelity_unavailable": f"{NATIVE}::test_benchmark_model_tells_a_median",
     "emulated": f"{NATIVE}::test_benchmark_model_tells_a_median",
+    "not_served": "integration/test_lab.py::test_what_nobody_serves_is_said_and_can_be_called_off",
+    "quarantined": "integration/test_lab.py::test_a_device_with_three_faults_is_left_alone_until_it_is_well",
     "device_busy": "integration/test_survival.py::test_two_runs_at_once_on_one_device",
     **dict.fromkeys(("clock_jumped", "suspended", "swapped"), f"{HERE}::test_clocks_and_memory_that_lie"),
     "rebooted": f"{HERE}::test_a_device_that_started_anew_between_processes",

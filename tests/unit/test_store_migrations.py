@@ -189,7 +189,7 @@ def test_a_step_that_fails_changes_nothing(old: str, monkeypatch: pytest.MonkeyP
         connection.execute(text("CREATE INDEX broken ON nothing (at_all)"))
 
     with monkeypatch.context() as broken:
-        broken.setattr(migrations, "STEPS", {2: half})
+        broken.setattr(migrations, "STEPS", {**migrations.STEPS, 2: half})
         with pytest.raises(StoreError, match="cannot be opened"):
             Store(old)
     opened = Store(old)
@@ -248,11 +248,11 @@ def test_rows_of_an_older_version_get_their_series(opened: Store, url: str) -> N
 def test_a_newer_store_is_refused_and_stays_as_it_is(url: str) -> None:
     opened = Store(url)
     with opened.database.writing() as connection:
-        connection.execute(text("UPDATE meta SET value = '3'"))
+        connection.execute(text("UPDATE meta SET value = '4'"))
     opened.close()
     before = Path(url).read_bytes() if "://" not in url else b""
     with pytest.raises(
-        StoreError, match=r"has schema 3, this version knows 2: update pocketbench.*nothing was changed"
+        StoreError, match=r"has schema 4, this version knows 3: update pocketbench.*nothing was changed"
     ):
         Store(url)
     if before:

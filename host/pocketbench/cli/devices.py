@@ -14,6 +14,7 @@ from pocketbench.cli.options import refuse_before_subcommand, run_options, store
 from pocketbench.errors import DeviceError, NotReachable, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from pocketbench.condition import Condition
     from pocketbench.config.devices import DeviceEntry
     from pocketbench.devices.roster import Row
 
@@ -48,8 +49,9 @@ def devices(ctx: click.Context, /, **options: Any) -> None:
     from pocketbench.devices import roster
 
     entries = config.load(config.find(options["devices_file"]))
-    rows = roster.look(entries, _held(entries, options["store"]))
-    click.echo(_as_json(rows) if options["form"] == "json" else _as_table(rows))
+    held, conditions = _known(entries, options["store"])
+    rows = roster.look(entries, held)
+    click.echo(_as_json(rows, conditions) if options["form"] == "json" else _as_table(rows, conditions))
 
 
 @devices.command(short_help="Add devices to devices.yaml.")
@@ -99,10 +101,14 @@ def check(ctx: click.Context, /, names: tuple[str, ...], delegates: bool, **opti
     store = Store(options["store"])
     try:
         for name in config.select(names, entries):
+            wrong = []
             for finding in health.check(name, entries[name], store, partial(click.echo, err=True), delegates):
-                failed = failed or finding.verdict == "failed"
+                if finding.verdict == "failed":
+                    wrong.append(finding)
                 text = printable(f"{name}: {finding.verdict:7}  {finding.check:9}  {finding.text}")
                 click.echo(text)
+            failed = failed or bool(wrong)
+            health.keep(name, wrong, store)
     finally:
         store.close()
     ctx.exit(3 if failed else 0)
@@ -173,25 +179,30 @@ def at_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _held(entries: Mapping[str, DeviceEntry], url: str | None) -> Mapping[str, str | None]:
-    """Who has which device, by the store; a store that is away costs that column only."""
+def _known(
+    entries: Mapping[str, DeviceEntry], url: str | None
+) -> tuple[Mapping[str, str | None], Mapping[str, Condition]]:
+    """Who has which device, and its condition, by the store; a store that is away costs those columns only."""
+    from pocketbench.store import health
     from pocketbench.store import lease as leases
     from pocketbench.store.store import Store
 
     try:
         store = Store(url)
         try:
-            return {name: leases.held(store, leases.place(name, entry.transport)) for name, entry in entries.items()}
+            held = {name: leases.held(store, leases.place(name, entry)) for name, entry in entries.items()}
+            return held, {name: health.condition_of(store, name) for name in entries}
         finally:
             store.close()
     except StoreError as error:
-        click.echo(f"warning: who has which device is unknown: {error}", err=True)
-        return {}
+        click.echo(f"warning: who has which device, and how it is, is unknown: {error}", err=True)
+        return {}, {}
 
 
-def _as_table(rows: list[Row]) -> str:
+def _as_table(rows: list[Row], conditions: Mapping[str, Condition]) -> str:
     from tabulate import tabulate
 
+    from pocketbench.condition import GOOD, Condition
     from pocketbench.models import printable
 
     headings = ["name", "reached by", "state", "model", "SoC", "OS", "arch", "runtimes", "delegates", "sensors"]
@@ -202,18 +213,22 @@ def _as_table(rows: list[Row]) -> str:
         runtimes = ", ".join(f"{name} {versions[-1]}" for name, versions in row.runtimes.items())
         sensors = ", ".join(told.sensors) if told else ""
         reached = f"{row.transport} {row.address}".strip()
-        shown = [row.name, reached, row.state, *facts, runtimes, ", ".join(row.delegates), sensors]
+        health = conditions.get(row.name, Condition(GOOD))
+        state = row.state if health.state == GOOD else f"{row.state}, {health.state}"
+        shown = [row.name, reached, state, *facts, runtimes, ", ".join(row.delegates), sensors]
         cells.append([printable(cell) or MISSING for cell in shown])
     table = tabulate(cells, headings, tablefmt="simple", disable_numparse=True)
     remedies = [printable(row.remedy) for row in rows if row.remedy]
+    remedies += [printable(f"{name}: {found.state}: {found.why}") for name, found in conditions.items() if found.why]
     return "\n".join([table, *(["", *remedies] if remedies else [])])
 
 
-def _as_json(rows: list[Row]) -> str:
+def _as_json(rows: list[Row], conditions: Mapping[str, Condition]) -> str:
     import json
     from dataclasses import asdict
 
-    return json.dumps([asdict(row) for row in rows], indent=1)
+    healths = {name: found.state for name, found in conditions.items()}
+    return json.dumps([{**asdict(row), "health": healths.get(row.name)} for row in rows], indent=1)
 
 
 def _choose(known: Mapping[str, DeviceEntry]) -> list[DeviceEntry]:

@@ -28,6 +28,8 @@ SUBCOMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("pocketbench.cli.report:report", "The pages of a night that is over."),
     "export": ("pocketbench.cli.export:export", "The store's results as CSV or Parquet."),
     "store": ("pocketbench.cli.store:store", "Keep the results store small."),
+    "worker": ("pocketbench.cli.worker:worker", "Measure on this host's devices what a lab's queue has for them."),
+    "queue": ("pocketbench.cli.queue:queue", "What waits in a lab's queue, for which device, and for how long."),
     "rerun": ("pocketbench.cli.rerun:rerun", "Measure an earlier run or result again."),
 }
 

@@ -40,7 +40,7 @@ def again(ids: Sequence[str], options: Mapping[str, Any], distinct: bool = False
     `distinct`: UsageError, before anything runs, where two of the ids are the same case.
     """
     check_output(options["output"])
-    entries = config.load(config.find(options["devices_file"]))
+    entries = config.with_kinds(config.load(config.find(options["devices_file"])))
     store = Store(options["store"])
     try:
         parts = [_cases(store, id_) for id_ in ids]

@@ -33,7 +33,7 @@ def run(options: Mapping[str, Any]) -> int:
     """Measure what was asked; the exit code."""
     check_output(options["output"], [*options["models"], options["inputs"], options["workload"]])
     codes = [_reason_code(code) for code in options["fail_on"]]
-    entries = config.load(config.find(options["devices_file"]))
+    entries = config.with_kinds(config.load(config.find(options["devices_file"])))
     terms = goals.parse(options["goal"]) if options["goal"] else ()
     if options["recipes"] and options["workload"] is None:
         raise UsageError("--recipe needs --workload FILE: a Python file with model() and score()")
@@ -60,7 +60,7 @@ def execute(
         if resume is not None:
             run_id = store.unfinished_run(request.digest, resume or None)
             for device in dict.fromkeys(case.device for case in request.cases):
-                holder = leases.held(store, leases.place(device, entries[device].transport))
+                holder = leases.held(store, leases.place(device, entries[device]))
                 if holder is not None:
                     raise UsageError(f"--resume {run_id}: it may still be running: {device} is in use by {holder}")
             _, stored = store.run_request(run_id)

@@ -9,6 +9,7 @@ import click
 
 from pocketbench.cli.options import store_option
 from pocketbench.errors import UsageError
+from pocketbench.store import lab
 from pocketbench.store import prune as pruning
 from pocketbench.store.store import Store, stamp
 
@@ -34,8 +35,12 @@ def prune(older_than: str, dry_run: bool, store: str | None, debug: bool) -> Non
     opened = Store(store)
     try:
         found = pruning.prune(opened, before, dry_run)
+        sent = lab.forget(opened, before, dry_run)
     finally:
         opened.close()
+    if sent:
+        gone = "would be deleted" if dry_run else "deleted"
+        click.echo(f"files that a lab's hosts were sent and nobody asked for since: {sent / 1e6:.1f} MB {gone}")
     if not found.rows:
         click.echo(f"no samples of runs before {before[:10]} that may be deleted")
         return

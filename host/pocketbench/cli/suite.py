@@ -144,7 +144,7 @@ def _opened(file: Path, options: Options) -> tuple[suites.SuiteFile, Store]:
 
 
 def _nightly(found: suites.SuiteFile, label: str, store: Store, shown: progress.Progress, options: Options) -> Nightly:
-    entries = config.load(config.find(options["devices_file"]))
+    entries = config.with_kinds(config.load(config.find(options["devices_file"])))
     clock = Clock(time.monotonic(), found.budget)
     return Nightly(found, label, entries, store, shown, clock, bool(options["debug"]))
 

@@ -13,6 +13,8 @@ from pocketbench.errors import ConfigError, UsageError, nearest
 
 VARIABLE = "POCKETBENCH_DEVICES"
 LOCAL = "local"
+# Before a kind: whichever of its devices is free.
+ANY = "any:"
 DEVICE_METERS = ("battery", "dumpsys", "odpm", "hwmon", "iio", "pmic", "rapl", "powerstats")
 OUTSIDE_METERS = ("shelly", "tasmota")
 
@@ -123,6 +125,8 @@ class _Keys(_Strict):
     prepare: Prepare | None = None
     cooldown: float | Literal["auto"] | None = None
     agent: Path | None = None
+    # A program with its arguments that takes the device's power away and gives it back.
+    power_cycle: tuple[str, ...] = ()
 
     @field_validator("workdir")
     @classmethod
@@ -233,17 +237,24 @@ def _whole(path: str, folder: Path) -> str:
     return path if path.startswith("device:") else str(folder / Path(path).expanduser())
 
 
+def with_kinds(devices: Mapping[str, DeviceEntry]) -> Mapping[str, DeviceEntry]:
+    """The devices, and `any:KIND` for each kind, which is what its first device is."""
+    kinds = {f"{ANY}{entry.kind}": entry for entry in reversed(list(devices.values())) if entry.kind}
+    return {**devices, **kinds}
+
+
 def select(wanted: Sequence[str], devices: Mapping[str, DeviceEntry]) -> list[str]:
     """Device names for what was typed: a name before a tag, `all` = every device of the file, each once."""
     chosen: dict[str, None] = {}
-    tags = {tag for entry in devices.values() for tag in entry.tags}
+    named = {name: entry for name, entry in devices.items() if not name.startswith(ANY)}
+    tags = {tag for entry in named.values() for tag in entry.tags}
     for word in wanted:
         if word in devices:
             found: Iterator[str] = iter([word])
         elif word == "all":
-            found = (name for name in devices if name != LOCAL or len(devices) == 1)
+            found = (name for name in named if name != LOCAL or len(named) == 1)
         elif word in tags:
-            found = (name for name, entry in devices.items() if word in entry.tags)
+            found = (name for name, entry in named.items() if word in entry.tags)
         else:
             known = ", ".join(devices)
             raise UsageError(f"unknown device {word!r}{nearest(word, [*devices, *tags])}; known: {known}")

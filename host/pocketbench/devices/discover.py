@@ -62,8 +62,8 @@ def from_text(what: str) -> DeviceEntry:
 
 def same_device(entry: DeviceEntry, devices: Mapping[str, DeviceEntry]) -> str | None:
     """The name under which that serial, address, or host, port and user is registered already."""
-    wanted = _identity(entry)
-    return next((name for name, other in devices.items() if other is not entry and _identity(other) == wanted), None)
+    wanted = identity(entry)
+    return next((name for name, other in devices.items() if other is not entry and identity(other) == wanted), None)
 
 
 def ssh_line(entry: DeviceEntry) -> list[str]:
@@ -73,7 +73,8 @@ def ssh_line(entry: DeviceEntry) -> list[str]:
     return ["ssh", *port, *key, f"{entry.user}@{entry.host}" if entry.user else str(entry.host)]
 
 
-def _identity(entry: DeviceEntry) -> tuple[object, ...]:
+def identity(entry: DeviceEntry) -> tuple[object, ...]:
+    """What there can be one of, whatever it is called: transport, serial or host, port, user."""
     if entry.transport == "ssh" and entry.host:
         told = _ssh_config(entry.host)
         port = entry.port or int(told.get("port", "22"))

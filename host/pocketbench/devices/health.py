@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
 from pocketbench.session import Session
 from pocketbench.store import lease as leases
+from pocketbench.store.health import keep_check
 from pocketbench.store.store import Store
 from pocketbench.transports import Transport, create
 from pocketbench.wire import JobFiles
@@ -87,6 +88,12 @@ def check(
             yield _failed("lease", name, error)
         except DeviceError as error:
             yield _failed("link", name, error)
+
+
+def keep(name: str, wrong: Sequence[Finding], store: Store) -> None:
+    """Remember how a check went; that somebody else has the device says nothing of its health."""
+    if not any(finding.check == "lease" for finding in wrong):
+        keep_check(store, name, not wrong, "; ".join(f"{one.check}: {one.text}" for one in wrong) or "passed")
 
 
 def _system(entry: DeviceEntry, transport: Transport) -> Iterator[Finding]:
@@ -161,7 +168,7 @@ def _agent(
 ) -> Iterator[Finding]:
     """Under the lease of the store and of the agent, both given back at the end."""
     # A check is short: who takes the device over meanwhile is refused by the agent's own lease.
-    with leases.kept(store, leases.place(name, entry.transport), lambda: None):
+    with leases.kept(store, leases.place(name, entry), lambda: None):
         try:
             running = deploy.start(name, transport, deploy.command(name, transport, entry, say))
         except NotReachable as error:

@@ -41,6 +41,8 @@ def case(doc: Mapping[str, Any]) -> Case:
 
 def with_agent(entry: DeviceEntry, build: str) -> DeviceEntry:
     """The device with an earlier agent of ours. UsageError where that one was not kept here."""
+    if entry.lab_host is not None:
+        raise UsageError(f"the agent {build[:16]} of then is not sent to the lab's host {entry.lab_host}")
     archive = folder() / f"agent-{build[:16]}.zip"
     if not archive.is_file():
         raise UsageError(f"the agent {build[:16]} of then was not kept on this host")

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Database:
     reader: Engine
     writer: Engine
     turn: AbstractContextManager[object]
+    libpq: str = field(default="", repr=False)
+    """Of PostgreSQL, its whole address for other libraries, password and all: for no message and no log."""
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT."""
@@ -131,7 +133,10 @@ def connect(text: str | None) -> Database:
     except (SQLAlchemyError, TypeError, ValueError) as error:
         raise UsageError(f"--store {known_as}: SQLAlchemy cannot make a connection of it") from error
     _prepare_postgresql(engine)
-    return Database(known_as, None, engine, engine, nullcontext())
+    from psycopg.conninfo import make_conninfo
+
+    words: dict[str, Any] = {**more, **url.query, **url.translate_connect_args(username="user", database="dbname")}
+    return Database(known_as, None, engine, engine, nullcontext(), make_conninfo(**words))
 
 
 def _url(text: str) -> URL:

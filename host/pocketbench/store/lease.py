@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceBusy, StoreError
 from pocketbench.store import schema
 from pocketbench.store.store import Store
@@ -70,9 +71,9 @@ def held(store: Store, device: str) -> str | None:
     return None if row is None else _holder(row)
 
 
-def place(device: str, transport: str) -> str:
+def place(device: str, entry: DeviceEntry) -> str:
     """The name that a lease goes by: every machine has a `local`, and in a shared store they are different devices."""
-    return f"{device}@{socket.gethostname()}" if transport == "local" else device
+    return f"{device}@{entry.lab_host or socket.gethostname()}" if entry.transport == "local" else device
 
 
 def orphaned(who: str) -> bool:

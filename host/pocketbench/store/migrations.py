@@ -196,4 +196,25 @@ def _to_2(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_2}
+def _to_3(connection: Connection) -> None:
+    """Many hosts: files, who serves what, how far it is, and health."""
+    data = "BLOB" if connection.dialect.name == "sqlite" else "BYTEA"
+    for statement in (
+        f"""CREATE TABLE blob (
+            sha256 VARCHAR(64) NOT NULL, part INTEGER NOT NULL, used_utc VARCHAR(40) NOT NULL, data {data} NOT NULL,
+            PRIMARY KEY (sha256, part))""",
+        """CREATE TABLE claim (
+            address VARCHAR(300) NOT NULL, device TEXT NOT NULL, kind TEXT, lab_host TEXT NOT NULL,
+            owner TEXT NOT NULL, seen_s FLOAT NOT NULL, PRIMARY KEY (address))""",
+        """CREATE TABLE share (
+            run_id VARCHAR(40) NOT NULL, name VARCHAR(200) NOT NULL, device TEXT NOT NULL, lab_host TEXT NOT NULL,
+            attempt INTEGER NOT NULL, doc JSON NOT NULL, PRIMARY KEY (run_id, name),
+            FOREIGN KEY (run_id) REFERENCES run (id) ON DELETE CASCADE)""",
+        """CREATE TABLE checkup (
+            device VARCHAR(200) NOT NULL, created_utc VARCHAR(40) NOT NULL, passed INTEGER NOT NULL, text TEXT NOT NULL,
+            PRIMARY KEY (device, created_utc))""",
+    ):
+        connection.execute(text(statement))
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {2: _to_2, 3: _to_3}

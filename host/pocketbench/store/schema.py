@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 2
+VERSION = 3
 
 metadata = MetaData()
 
@@ -157,4 +157,48 @@ alarm = Table(
     Column("effect", Float, nullable=False),
     Column("doc", JSON, nullable=False),
     Index("alarm_of_suite", "suite", "state"),
+)
+
+# A file by its content, in parts, for hosts that do not see where it lies; used: when it was last asked for.
+blob = Table(
+    "blob",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("used_utc", String(40), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+# Which worker serves which device of a lab; address: what there can be one of, whatever it is called.
+claim = Table(
+    "claim",
+    metadata,
+    Column("address", String(300), primary_key=True),
+    Column("device", Text, nullable=False),
+    Column("kind", Text),
+    Column("lab_host", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("seen_s", Float, nullable=False),
+)
+
+# How far a share of a run is, which a worker measures: for whoever follows it.
+share = Table(
+    "share",
+    metadata,
+    Column("run_id", ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("device", Text, nullable=False),
+    Column("lab_host", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("doc", JSON, nullable=False),
+)
+
+# Health checks that were made of a device, passed or not.
+checkup = Table(
+    "checkup",
+    metadata,
+    Column("device", String(200), primary_key=True),
+    Column("created_utc", String(40), primary_key=True),
+    Column("passed", Integer, nullable=False),
+    Column("text", Text, nullable=False),
 )

@@ -306,6 +306,8 @@ def request_doc(request: Request) -> dict[str, Any]:
                 "tool": case.tool
                 and {"name": case.tool.name, "path": case.tool.path, "files": _placed(case.tool.files)},
                 "scenario": case.scenario,
+                "arm": case.arm,
+                "pair": case.pair,
             }
             for case in request.cases
         ],
