@@ -9,32 +9,28 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pocketbench import plan as planning
 from pocketbench import workload as work
-from pocketbench.accuracy import Scored, accuracy, evaluate
+from pocketbench.accuracy import Scored, accuracy
 from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry, Power
 from pocketbench.deploy.runtimes import archive
-from pocketbench.disjoint import Guard
 from pocketbench.energy import Found
 from pocketbench.energy_phase import EnergyPhase
 from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, Quarantined, overtaken
 from pocketbench.gate import Gate, Passed
 from pocketbench.link import Link
-from pocketbench.measurement import Ended, Process, WorkerEnded
-from pocketbench.models import PlacedFile, place, printable
+from pocketbench.measurement import Ended, Process
+from pocketbench.models import PlacedFile, printable
 from pocketbench.output_check import OutputCheck
 from pocketbench.plan import Case, Request, program
 from pocketbench.preparation import prepared, supply_restored
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
+from pocketbench.scoring import Scoring
 from pocketbench.session import NoSpaceOnDevice
 from pocketbench.store import health
 from pocketbench.store import lease as leases
@@ -50,7 +46,6 @@ BREAKS = 5
 NEVER_BEGUN = {DeviceBusy: "device_busy", NotReachable: "not_available", Quarantined: "quarantined"}
 # Between two tries to have a device that somebody else has.
 BUSY_S = 3.0
-SCORE_SEED = 20_261_125
 
 
 @dataclass
@@ -97,8 +92,10 @@ class Lane:
             self.keep,
         )
         self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = {}
-        self._real_inputs: dict[tuple[object, ...], PlacedFile] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
+        self._scoring = Scoring(
+            self.workload, self._link, self.request.plan, self._files, self.stop, Path(self._scratch.name)
+        )
         self._processes: dict[str, dict[int, Process]] = {
             case.key: dict(self.measured.get(case.key, {})) for case in self.cases
         }
@@ -283,7 +280,7 @@ class Lane:
             if key in self._scores or self.stop.is_set():
                 continue
             self.progress.step(self.device, f"accuracy: {case.label}")
-            scored = self._score(case)
+            scored = self._scoring.score(case)
             if scored is None:
                 return
             self._scores[key] = scored
@@ -349,44 +346,8 @@ class Lane:
         except NoSpaceOnDevice as error:
             return EnergyEvidence(Found(None, None, str(error)))
 
-    def _score(self, case: Case) -> Scored | Reason | Ended | None:
-        """What came of it through the agent, why nothing did, how the worker ended, or None when stopped."""
-        assert self.workload is not None
-        lost = ""
-        for _ in range(ATTEMPTS):
-            try:
-                with self._link.live.scoring(case, self.request.plan, self._files(case)) as scorer:
-                    predict = work.DevicePredict(scorer.call, scorer.facts)
-                    guard = Guard(predict, self.workload.seen)
-                    score = self.workload.score(guard)
-                    guard.verify(self.workload.path.name)
-                if self.inputs is None and predict.first is not None:
-                    self._real_inputs[program(case)] = self._keep_inputs(predict.first)
-                return evaluate(score, SCORE_SEED)
-            except work.WorkloadFailed as error:
-                return None if self.stop.is_set() else case_reason("workload_failed", str(error))
-            except WorkerEnded as error:
-                return None if self.stop.is_set() else error.ended
-            except NoSpaceOnDevice as error:
-                return Ended("error", "push", str(error))
-            except NotReachable as error:
-                return case_reason("not_available", str(error))
-            except DeviceLost as error:
-                if self.stop.is_set():
-                    return None
-                lost = str(error)
-                self._link.reopen(lost)
-        return case_reason("device_lost", f"{lost} (twice, while it was scored)")
-
-    def _keep_inputs(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
-        """The workload's first item as an .npz by position, for the timed runs."""
-        path = Path(self._scratch.name) / f"inputs-{len(self._real_inputs)}.npz"
-        named: dict[str, Any] = {str(position): array for position, array in enumerate(arrays)}
-        np.savez(path, **named)
-        return place(path, path.name, "--workload")
-
     def _files(self, case: Case) -> JobFiles:
-        inputs = self.inputs or self._real_inputs.get(program(case))
+        inputs = self.inputs or self._scoring.first_items.get(program(case))
         return JobFiles(inputs, archive(case.runtime, self._link.live.info, self.progress.say), self.pipeline)
 
     def _end(

@@ -1,0 +1,79 @@
+"""What a workload makes of a case through the agent: its score, and the first item, which feeds the timed runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketbench import workload as work
+from pocketbench.accuracy import Scored, evaluate
+from pocketbench.assemble import case_reason
+from pocketbench.disjoint import Guard
+from pocketbench.errors import DeviceLost, NotReachable
+from pocketbench.link import Link
+from pocketbench.measurement import Ended, WorkerEnded
+from pocketbench.models import PlacedFile, place
+from pocketbench.plan import Case, Plan, program
+from pocketbench.results import Reason
+from pocketbench.session import NoSpaceOnDevice
+from pocketbench.wire import JobFiles
+
+ATTEMPTS = 2
+SEED = 20_261_125
+
+
+class Scoring:
+    """Of one lane. `first_items` are the first item of each program that was scored, an .npz by position."""
+
+    def __init__(
+        self,
+        workload: work.Workload | None,
+        link: Link,
+        plan: Plan,
+        files: Callable[[Case], JobFiles],
+        stop: threading.Event,
+        scratch: Path,
+    ) -> None:
+        self._workload, self._link, self._plan = workload, link, plan
+        self._files, self._stop, self._scratch = files, stop, scratch
+        self.first_items: dict[tuple[object, ...], PlacedFile] = {}
+
+    def score(self, case: Case) -> Scored | Reason | Ended | None:
+        """What came of it through the agent, why nothing did, how the worker ended, or None when stopped."""
+        assert self._workload is not None
+        lost = ""
+        for _ in range(ATTEMPTS):
+            try:
+                with self._link.live.scoring(case, self._plan, self._files(case)) as scorer:
+                    predict = work.DevicePredict(scorer.call, scorer.facts)
+                    guard = Guard(predict, self._workload.seen)
+                    score = self._workload.score(guard)
+                    guard.verify(self._workload.path.name)
+                if predict.first is not None:
+                    self.first_items[program(case)] = self._keep(predict.first)
+                return evaluate(score, SEED)
+            except work.WorkloadFailed as error:
+                return None if self._stop.is_set() else case_reason("workload_failed", str(error))
+            except WorkerEnded as error:
+                return None if self._stop.is_set() else error.ended
+            except NoSpaceOnDevice as error:
+                return Ended("error", "push", str(error))
+            except NotReachable as error:
+                return case_reason("not_available", str(error))
+            except DeviceLost as error:
+                if self._stop.is_set():
+                    return None
+                lost = str(error)
+                self._link.reopen(lost)
+        return case_reason("device_lost", f"{lost} (twice, while it was scored)")
+
+    def _keep(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
+        path = self._scratch / f"inputs-{len(self.first_items)}.npz"
+        named: dict[str, Any] = {str(position): array for position, array in enumerate(arrays)}
+        np.savez(path, **named)
+        return place(path, path.name, "--workload")
