@@ -33,7 +33,7 @@ test-slow: bundle  ## Tests that take minutes each: boards, phones, a month of n
 	@$(MAKE) --no-print-directory --jobs 2 slow-devices slow-host
 
 # Side by side: what is emulated takes one core, and what waits or sleeps next to none.
-SLOW_HOST := $(foreach one,faults lab large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
+SLOW_HOST := tests/faults $(foreach one,faults lab large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
 .PHONY: slow-devices slow-host
 slow-devices: SLOW := tests/slow $(addprefix --ignore=,$(SLOW_HOST)) -o cache_dir=build/cache/devices
 slow-host: SLOW := $(SLOW_HOST) -o cache_dir=build/cache/host

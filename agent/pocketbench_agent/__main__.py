@@ -85,7 +85,9 @@ def main() -> int:
         # Where no host holds its stdin, the released lease is what says that the host has gone.
         gone = not arguments.end_with_stdin and (handover.answer(home, build, port, let_in) or agent.lease.released)
         patience_s = min(arguments.idle, RELEASED_IDLE_S) if gone else arguments.idle
-        if guard.idle_s() > patience_s and not agent.jobs.busy() and not agent.lease.in_force():
+        # Asked whatever else holds: a lease is renewed by a running job only as long as somebody asks.
+        held = agent.lease.in_force()
+        if guard.idle_s() > patience_s and not agent.jobs.busy() and not held:
             break
     agent.jobs.close()
     server.stop(1.0).wait()
