@@ -38,9 +38,10 @@ from sqlalchemy import text
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import StoreError
+from pocketbench.farm.body import settled
 from pocketbench.farm.queue import Queue
 from pocketbench.farm.shares import Share
-from pocketbench.farm.worker import Worker, claims_of
+from pocketbench.farm.worker import Unfinished, Worker, claims_of
 from pocketbench.models import ModelFile, PlacedFile
 from pocketbench.plan import Case, Plan, Request, RuntimeChoice
 from pocketbench.store import lease
@@ -239,6 +240,9 @@ def serve(host: str, url: str, log: Path, seconds: float, devices: Mapping[str, 
             lease.release(store, held)
 
         await asyncio.to_thread(until, keep)
+        # Where the database went away just then, it was spooled.
+        if not await asyncio.to_thread(settled, store, doc["run_id"], doc["cases"]):
+            raise Unfinished("its result is not in the store")
         ran = Ran(device, doc["cases"][0], attempt, begun_s, time.monotonic())
         with log.open("a") as file:
             file.write(json.dumps(asdict(ran)) + "\n")

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _measure(told: Mapping[str, Any]) -> int:
                     keep=job["keep"],
                     behalf=behalf,
                 )
-                stored = _settled(store, job)
+                stored = settled(store, job["run_id"], job["cases"])
         except UsageError as error:
             telling.end(str(error), "not_available")
             raise
@@ -106,7 +106,7 @@ def _fence(store: Store, job: Mapping[str, Any], device: str) -> Iterator[Fence 
     with _patient(lambda: leases.kept(store, name, lambda: signal.raise_signal(signal.SIGINT)), end) as lease:
         fence = (lease.device, lease.epoch)
         if before is not None and before.device != device:
-            have = store.results(job["run_id"])
+            have = lab.have(store, job["run_id"], job["cases"])
             lab.begin_anew(store, job["run_id"], [key for key in job["cases"] if key not in have], fence)
         yield fence
 
@@ -127,13 +127,13 @@ def _patient(
         yield lease
 
 
-def _settled(store: Store, job: Mapping[str, Any]) -> bool:
+def settled(store: Store, run_id: str, case_keys: Sequence[str]) -> bool:
     """Is every result in the store? What was spooled is stored first, however long the database is away."""
     while True:
         try:
-            store.results(job["run_id"])
-            spool.replay(store.database)
-            return set(job["cases"]) <= store.results(job["run_id"]).keys()
+            if lab.have(store, run_id, case_keys) < set(case_keys):
+                spool.replay(store.database)
+            return lab.have(store, run_id, case_keys) == set(case_keys)
         except StoreError:
             time.sleep(AGAIN_S)
 

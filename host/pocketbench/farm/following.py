@@ -121,7 +121,7 @@ class Following:
 
     def _ended(self, share: Share, state: str) -> None:
         """Its results; what has none was lost, unless this run is stopping."""
-        have = self.store.results(self.run_id)
+        have = lab.have(self.store, self.run_id, [case.key for case in share.cases])
         lacking = [case for case in share.cases if case.key not in have]
         if lacking and not self.stop.is_set():
             told = lab.told(self.store, self.run_id).get(share.name)

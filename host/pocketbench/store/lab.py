@@ -168,6 +168,14 @@ def told(store: Store, run_id: str) -> dict[str, Share]:
     return {row.name: from_doc(Share, {**row.doc, **{name: getattr(row, name) for name in fields}}) for row in rows}
 
 
+def have(store: Store, run_id: str, case_keys: Sequence[str]) -> set[str]:
+    """Those of the cases that have a result."""
+    table = schema.result
+    query = select(table.c.case_key).where(table.c.run_id == run_id, table.c.case_key.in_(case_keys))
+    with store.database.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
 def begin_anew(store: Store, run_id: str, case_keys: Sequence[str], fence: Fence | None = None) -> None:
     """Forget the processes of cases that another device began: two devices make no result together."""
     with store.database.writing() as connection:
