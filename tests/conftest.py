@@ -13,9 +13,9 @@ settings.load_profile("default")
 
 # Files are shared out among processes: what takes minutes begins first, so that none is left to one of them at the end.
 LONGEST = (
-    *("test_links", "test_hostile", "test_run", "test_energy", "test_survival", "test_adb_devices", "test_native"),
+    *("test_run", "test_energy", "test_survival", "test_adb_devices", "test_native"),
     *("test_reasons", "test_suite", "test_bad_input", "test_security", "test_devices", "test_broken_links"),
-    *("test_ssh", "test_delegates", "test_workers", "test_hosts", "test_stores", "test_lab", "test_conditions"),
+    *("test_ssh", "test_delegates", "test_lab", "test_conditions"),
     *("test_store_upkeep", "test_store", "test_store_migrations", "test_nightly_examples"),
 )
 
