@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,10 +133,19 @@ def connect(text: str | None) -> Database:
     except (SQLAlchemyError, TypeError, ValueError) as error:
         raise UsageError(f"--store {known_as}: SQLAlchemy cannot make a connection of it") from error
     _prepare_postgresql(engine)
+    return Database(known_as, None, engine, engine, nullcontext(), _conninfo(url, more, known_as))
+
+
+def _conninfo(url: URL, more: Mapping[str, str], known_as: str) -> str:
+    """The same address for whoever connects without SQLAlchemy."""
+    import psycopg
     from psycopg.conninfo import make_conninfo
 
     words: dict[str, Any] = {**more, **url.query, **url.translate_connect_args(username="user", database="dbname")}
-    return Database(known_as, None, engine, engine, nullcontext(), make_conninfo(**words))
+    try:
+        return make_conninfo(**words)
+    except psycopg.Error as error:
+        raise UsageError(f"--store {known_as}: {error}") from error
 
 
 def _url(text: str) -> URL:
