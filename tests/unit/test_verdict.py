@@ -74,6 +74,12 @@ def test_unsynchronised_outlives_one_disturbed_probe() -> None:
     assert loud(one(waiting(50 * MS))) == {}
 
 
+def test_unsynchronised_is_not_found_where_reads_wait_for_a_core() -> None:
+    """Two of three, by chance: who returns early always does."""
+    busy = (11_000, 8 * MS, 9 * MS, 8 * MS, 11_000)
+    assert loud(each(lambda p: replace(p, probe_read_ns=busy))) == {}
+
+
 def fastest(ns: int) -> Callable[[Process], Process]:
     def change(p: Process) -> Process:
         run_ns = p.run_ns.copy()
