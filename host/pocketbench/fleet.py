@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from pocketbench.farm.shares import in_lab
 from pocketbench.lane import Lane
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
-from pocketbench.plan import NATIVE, Case, Request, original
+from pocketbench.plan import NATIVE, Request, original
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
-from pocketbench.results import Result, samples_of
+from pocketbench.results import Result, with_samples
 from pocketbench.store import lab
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
@@ -135,14 +135,11 @@ def _run(
     stop = threading.Event()
     reference = HostReference(progress.say)
     shared_store = store.database.path is None and behalf is None
-    elsewhere = [case for case in request.cases if shared_store and in_lab(devices[case.device])]
+    elsewhere = {case.key: case for case in request.cases if shared_store and in_lab(devices[case.device])}
     request = _placed(request, elsewhere, devices, store, run_id)
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
-    done = {
-        key: replace(result, samples_ns=samples_of(measured.get(key, {})))
-        for key, result in store.results(run_id).items()
-    }
-    mine = [case for case in request.cases if case not in elsewhere]
+    done = {key: with_samples(result, measured.get(key, {})) for key, result in store.results(run_id).items()}
+    mine = [case for case in request.cases if case.key not in elsewhere]
     names = list(dict.fromkeys(case.device for case in mine))
     here = sum(devices[name].transport == "local" for name in names)
     turns = Turns(os.cpu_count())
@@ -172,9 +169,9 @@ def _run(
         for name in names
     ]
     if elsewhere:
-        theirs = {case.key: done[case.key] for case in elsewhere if case.key in done}
+        theirs = {key: done[key] for key in elsewhere if key in done}
         words = (request, run_id, store, progress, stop, fed.inputs, fed.workload, keep)
-        lanes.append(Following(elsewhere, devices, *words, theirs))
+        lanes.append(Following(tuple(elsewhere.values()), devices, *words, theirs))
     errors: list[BaseException] = []
     # Daemons, for one that waits for a device is not waited for.
     threads = [threading.Thread(target=_guarded, args=(lane, errors), name=lane.device, daemon=True) for lane in lanes]
@@ -239,13 +236,15 @@ def _join(
 
 
 def _placed(
-    request: Request, elsewhere: Sequence[Case], devices: Mapping[str, DeviceEntry], store: Store, run_id: str
+    request: Request, elsewhere: Collection[str], devices: Mapping[str, DeviceEntry], store: Store, run_id: str
 ) -> Request:
-    """Any of a kind, where this host measures it: the first that nobody has; what another one began is begun anew."""
+    """Any of a kind, where this host measures it: the first that nobody has; what another one began is begun anew.
+    `elsewhere` are keys of cases.
+    """
     chosen: dict[str, str] = {}
     moved = []
     for case in request.cases:
-        if case.device.startswith(ANY) and case not in elsewhere:
+        if case.device.startswith(ANY) and case.key not in elsewhere:
             if case.device not in chosen:
                 kind = case.device.removeprefix(ANY)
                 able = [name for name, entry in devices.items() if entry.kind == kind and not name.startswith(ANY)]
@@ -254,8 +253,7 @@ def _placed(
             moved.append(replace(case, device=chosen[case.device], asked=case.device))
     if not moved:
         return request
-    have = store.results(run_id)
-    lab.begin_anew(store, run_id, [case.key for case in moved if case.key not in have])
+    lab.begin_anew(store, run_id, [case.key for case in moved])
     by_key = {case.key: case for case in moved}
     return replace(request, cases=tuple(by_key.get(case.key, case) for case in request.cases))
 

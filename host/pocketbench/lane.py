@@ -30,7 +30,7 @@ from pocketbench.preparation import prepared, supply_restored
 from pocketbench.progress import Progress
 from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
-from pocketbench.scoring import Scoring
+from pocketbench.scoring import ATTEMPTS, Scoring
 from pocketbench.session import NoSpaceOnDevice
 from pocketbench.store import health
 from pocketbench.store import lease as leases
@@ -40,7 +40,6 @@ from pocketbench.turns import Turns
 from pocketbench.wire import JobFiles
 from pocketbench_agent.runtimes import OpTime
 
-ATTEMPTS = 2
 # How often the link may break in one process of a case.
 BREAKS = 5
 NEVER_BEGUN = {DeviceBusy: "device_busy", NotReachable: "not_available", Quarantined: "quarantined"}

@@ -93,6 +93,11 @@ class Case:
     asked: str = ""
 
     @property
+    def files(self) -> tuple[PlacedFile, ...]:
+        """All that goes to a device for it, but for what it is fed."""
+        return (*self.model.files, *self.setup.files, *(self.tool.files if self.tool is not None else ()))
+
+    @property
     def delegate_base(self) -> str:
         """The delegate by the name that runtimes know."""
         return self.setup.base or self.delegate

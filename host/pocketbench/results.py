@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from statistics import median
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -391,9 +391,10 @@ class Result:
         return values[name]
 
 
-def samples_of(processes: Mapping[int, Process]) -> tuple[tuple[int, ...], ...]:
-    """Timed runs of the processes that ended well, in the order of rounds."""
-    return tuple(tuple(p.run_ns.tolist()) for _, p in sorted(processes.items()) if p.ended.how == "ok")
+def with_samples(result: Result, processes: Mapping[int, Process]) -> Result:
+    """With the timed runs of the processes that ended well, in the order of rounds."""
+    samples = tuple(tuple(p.run_ns.tolist()) for _, p in sorted(processes.items()) if p.ended.how == "ok")
+    return replace(result, samples_ns=samples)
 
 
 def to_doc(value: Any) -> Any:

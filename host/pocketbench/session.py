@@ -253,8 +253,7 @@ class Session:
         self._channel.close()
 
     def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
-        tool = case.tool.files if case.tool is not None else ()
-        self.put([*case.model.files, *case.setup.files, *tool, *files.placed()])
+        self.put([*case.files, *files.placed()])
         return wire.job(case, plan, files, phase, round_index)
 
     def _ask(self, case: Case, plan: Plan, files: JobFiles, phase: str) -> list[pb.Event]:

@@ -243,12 +243,6 @@ def lab(bench: Bench) -> Lab:
     return Lab(bench)
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is packed for other devices is made once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def pair(lab: Lab) -> Iterator[Lab]:
     """Two devices on this machine: `a`, that something happens to, and `b`, that it must not disturb."""

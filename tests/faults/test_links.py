@@ -27,9 +27,9 @@ LARGE_BYTES = 20_000_000
 
 
 @pytest.fixture(autouse=True)
-def _cached(lab: Lab, cache: Path) -> None:
-    """What is packed for other devices is made once; no server of the user's is asked."""
-    lab.bench.environment.update(XDG_CACHE_HOME=str(cache), ANDROID_ADB_SERVER_PORT=str(free_port()))
+def _alone(lab: Lab) -> None:
+    """No server of the user's is asked."""
+    lab.bench.environment["ANDROID_ADB_SERVER_PORT"] = str(free_port())
 
 
 def large(lab: Lab) -> Path:

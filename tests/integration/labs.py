@@ -28,6 +28,8 @@ DEVICES = """devices:
   away: {transport: local, lab_host: nowhere}
 """
 HOSTS = ("lab-a", "lab-b")
+QUICK = ("--processes", "2", "--min-time", "0.05", "--max-time", "0.3", "--cooldown", "0")
+LONGER = ("--processes", "3", "--min-time", "1", "--max-time", "2", "--cooldown", "0", "--format", "json")
 
 
 @dataclass
@@ -99,8 +101,15 @@ class Lab:
         assert wait_until(lambda: body not in self.bodies(), 10)
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Two hosts of three devices."""
+    with _two_hosts(tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
 @contextmanager
-def two_hosts(home: Path) -> Iterator[Lab]:
+def _two_hosts(home: Path) -> Iterator[Lab]:
     """Two hosts of three devices, with that home; everything ends well."""
     why = postgresql.why_not()
     if why is not None:

@@ -26,16 +26,9 @@ pytestmark = pytest.mark.skipif(
 PLAN = ("--processes", "3", "--min-runs", "8", "--min-time", "1.2", "--cooldown", "0", "--format", "json")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed agent is made once for the file."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def link(tmp_path: Path, bench: Bench, cache: Path) -> Iterator[Faults]:
+def link(tmp_path: Path, bench: Bench) -> Iterator[Faults]:
     """The device `board`, behind a proxy that can spoil its link."""
-    bench.environment["XDG_CACHE_HOME"] = str(cache)
     with sshd(tmp_path / "server") as server, faults(server.port) as proxy:
         host_key = server.host_key.with_suffix(".pub").read_text().strip()
         (tmp_path / "devices.yaml").write_text(

@@ -33,7 +33,7 @@ NAMES = ("$(touch pwned)", "; touch pwned;", "-rf", "a\nb`touch pwned`", "ü 'x'
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed agent is made once for the file."""
+    """Outside the home, in which tests look at every file."""
     return tmp_path_factory.mktemp("cache")
 
 

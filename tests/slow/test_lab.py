@@ -9,27 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-
-import pytest
 
 from pocketbench.condition import GOOD
 from pocketbench.store import health
 from pocketbench.store.store import Store
 from tests.integration.conftest import ROOT, wait_until
-from tests.integration.labs import Lab, two_hosts
+from tests.integration.labs import LONGER, QUICK, Lab, lab
 
-QUICK = ("--processes", "2", "--min-time", "0.05", "--max-time", "0.3", "--cooldown", "0")
-LONGER = ("--processes", "3", "--min-time", "1", "--max-time", "2", "--cooldown", "0", "--format", "json")
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Two hosts of three devices."""
-    with two_hosts(tmp_path_factory.mktemp("lab")) as made:
-        yield made
+__all__ = ["lab"]
 
 
 def test_a_host_that_asked_and_died_goes_on(lab: Lab) -> None:

@@ -51,7 +51,7 @@ def queue(form: str, store: str | None) -> None:
             entries = waiting.entries()
         finally:
             waiting.close()
-        told = {entry.run_id: lab.told(opened, entry.run_id) for entry in entries}
+        told = {run_id: lab.told(opened, run_id) for run_id in {entry.run_id for entry in entries}}
     finally:
         opened.close()
     rows = rows_of(entries, claims, told, time.time())
@@ -63,11 +63,11 @@ def rows_of(
 ) -> list[Row]:
     """What is shown of each, in the order of the queue."""
     from pocketbench.farm.queue import RUNNING
-    from pocketbench.farm.shares import queue_of, target_of
+    from pocketbench.farm.shares import queues, target_of
 
     hosts: dict[str, list[str]] = {}
     for claim in claims:
-        for served in (queue_of(claim.device), *([f"kind.{claim.kind}"] if claim.kind else [])):
+        for served in queues(claim.device, claim.kind):
             hosts.setdefault(served, []).append(claim.lab_host)
     made = []
     for entry in entries:

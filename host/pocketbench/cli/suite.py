@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pocketbench.night import Night
 from pocketbench.nightly.parts import Clock
 from pocketbench.nightly.run import Interrupted, Nightly
 from pocketbench.notify import tell
-from pocketbench.results import Result, samples_of
+from pocketbench.results import Result, with_samples
 from pocketbench.store import nights
 from pocketbench.store.store import Store
 
@@ -135,7 +134,7 @@ def publish(night: Night, options: Options) -> None:
 
 def _with_samples(store: Store, stored: nights.Stored) -> Result:
     measured = store.processes(stored.run_id).get(stored.case_key, {})
-    return replace(stored.result, samples_ns=samples_of(measured))
+    return with_samples(stored.result, measured)
 
 
 def _opened(file: Path, options: Options) -> tuple[suites.SuiteFile, Store]:

@@ -43,7 +43,7 @@ def worker(host: str | None, store: str | None, devices_file: Path | None, debug
     opened = Store(store)
     try:
         needs_postgresql(opened)
-        body = Subprocess(store or "", path, claims, crowded, say)
+        body = Subprocess(store or "", path, claims[0].lab_host, crowded, say)
         mine = {claim.device: entries[claim.device] for claim in claims}
         Worker(opened, claims, body, say, Care(opened, mine, say)).run()
     finally:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pocketbench.config.devices import ANY
-from pocketbench.farm.shares import queue_of
+from pocketbench.farm.shares import queues
 
 
 class Bays:
@@ -20,19 +19,18 @@ class Bays:
 
     def queues(self) -> list[str]:
         """Those that a free device can take a job from."""
-        kinds = dict.fromkeys(f"{ANY}{kind}" for name, kind in self._free.items() if kind and name not in self._barred)
-        return [queue_of(target) for target in (*self._free, *kinds)]
+        served = [self._queues(name) for name in self._free]
+        return [*(own for own, *_ in served), *dict.fromkeys(kind for _, *kinds in served for kind in kinds)]
 
     def take(self, queue: str, job_id: int) -> str:
         """The device that has the job from now on: the queue's own, or the first free one of its kind."""
-        device = next(
-            name
-            for name, kind in self._free.items()
-            if queue == queue_of(name) or (kind and name not in self._barred and queue == f"kind.{kind}")
-        )
+        device = next(name for name in self._free if queue in self._queues(name))
         del self._free[device]
         self._jobs[job_id] = device
         return device
+
+    def _queues(self, name: str) -> tuple[str, ...]:
+        return queues(name, None if name in self._barred else self._kinds[name])
 
     def device(self, job_id: int) -> str:
         """That has the job."""

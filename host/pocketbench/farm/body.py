@@ -106,8 +106,7 @@ def _fence(store: Store, job: Mapping[str, Any], device: str) -> Iterator[Fence 
     with _patient(lambda: leases.kept(store, name, lambda: signal.raise_signal(signal.SIGINT)), end) as lease:
         fence = (lease.device, lease.epoch)
         if before is not None and before.device != device:
-            have = lab.have(store, job["run_id"], job["cases"])
-            lab.begin_anew(store, job["run_id"], [key for key in job["cases"] if key not in have], fence)
+            lab.begin_anew(store, job["run_id"], job["cases"], fence)
         yield fence
 
 

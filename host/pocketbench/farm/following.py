@@ -12,12 +12,12 @@ from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import StoreError
 from pocketbench.farm import jobs
-from pocketbench.farm.queue import RUNNING, Entry, Queue
+from pocketbench.farm.queue import RUNNING, WAITING, Entry, Queue
 from pocketbench.farm.shares import Share, hosts, split, unserved
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Request
 from pocketbench.progress import Progress, duration
-from pocketbench.results import Reason, Result, samples_of
+from pocketbench.results import Reason, Result, with_samples
 from pocketbench.store import lab
 from pocketbench.store.store import Store
 from pocketbench.workload import Workload
@@ -109,7 +109,7 @@ class Following:
                 for id_ in [id_ for id_ in open_ if id_ not in live]:
                     # Between two looks it may have been given back.
                     state = queue.state(id_)
-                    if state not in (RUNNING, "todo"):
+                    if state not in (RUNNING, WAITING):
                         self._ended(open_.pop(id_), state)
                 away = None
             except StoreError as error:
@@ -173,7 +173,7 @@ class Following:
         mine = {case.key for case in self.cases}
         for key, result in self.store.results(self.run_id).items():
             if key in mine:
-                self.results[key] = replace(result, samples_ns=samples_of(measured.get(key, {})))
+                self.results[key] = with_samples(result, measured.get(key, {}))
 
 
 def _why(share: Share, told: lab.Share | None, state: str) -> Reason:

@@ -37,7 +37,7 @@ def describe(
 
     A workload is code, and no code goes through the store: the other host must see the same file under the same path.
     """
-    files = {file.sha256: file for case in share.cases for file in files_of(case)}
+    files = {file.sha256: file for case in share.cases for file in case.files}
     if inputs is not None:
         files[inputs.sha256] = inputs
     large = {sha256: str(file.path.absolute()) for sha256, file in files.items() if not lab.put(store, file)}
@@ -56,11 +56,6 @@ def describe(
         "deadline_s": deadline_s(share.cases, request.plan),
         "submitted_s": time.time(),
     }
-
-
-def files_of(case: Case) -> tuple[PlacedFile, ...]:
-    """All that goes to a device for it."""
-    return (*case.model.files, *case.setup.files, *(case.tool.files if case.tool else ()))
 
 
 def rebuild(store: Store, job: Mapping[str, Any], device: str) -> tuple[Request, PlacedFile | None, Workload | None]:

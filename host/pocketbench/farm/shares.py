@@ -39,6 +39,11 @@ def queue_of(target: str) -> str:
     return f"kind.{target.removeprefix(ANY)}" if target.startswith(ANY) else f"dev.{target}"
 
 
+def queues(device: str, kind: str | None) -> tuple[str, ...]:
+    """That a device takes shares from: its own, and that of its kind."""
+    return (queue_of(device), *([queue_of(f"{ANY}{kind}")] if kind else []))
+
+
 def target_of(queue: str) -> str:
     """The device, or any of a kind, that a queue is for."""
     kind, _, name = queue.partition(".")
@@ -88,8 +93,8 @@ def deadline_s(cases: Sequence[Case], plan: Plan) -> float:
 
 def unserved(shares: Sequence[Share], served: Sequence[tuple[str, str | None]]) -> list[Share]:
     """Those that no worker will ever take; `served` are devices in force, each with its kind."""
-    queues = {queue_of(device) for device, _ in served} | {f"kind.{kind}" for _, kind in served if kind}
-    return [share for share in shares if share.queue not in queues]
+    taken = {queue for device, kind in served for queue in queues(device, kind)}
+    return [share for share in shares if share.queue not in taken]
 
 
 def hosts(share: Share, entries: Mapping[str, DeviceEntry]) -> str:

@@ -264,17 +264,16 @@ class Subprocess:
 
     store_url: str
     devices_file: Path | None
-    claims: Sequence[Claim]
+    lab_host: str
     crowded: bool
     say: Callable[[str], None]
 
     async def __call__(self, device: str, attempt: int, doc: Doc) -> None:
         """Unfinished where it died, took too long or was refused."""
-        claim = next(one for one in self.claims if one.device == device)
         told = {
             "job": dict(doc),
             "device": device,
-            "lab_host": claim.lab_host,
+            "lab_host": self.lab_host,
             "attempt": attempt,
             "store": self.store_url,
             "devices_file": str(self.devices_file) if self.devices_file else None,

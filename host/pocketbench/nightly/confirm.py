@@ -141,11 +141,13 @@ class Confirming:
     def _confirmed(self, metric: str, ratios: Sequence[float]) -> regression.Confirmation | None:
         if len(ratios) < LEAST_PAIRS:
             return None
-        return regression.confirm(ratios, self.thresholds.get(metric, regression.LEAST_CONFIRMED))
+        return regression.confirm(ratios, self._least(metric))
 
     def _undecided(self, metric: str, ratios: Sequence[float]) -> bool:
-        least = self.thresholds.get(metric, regression.LEAST_CONFIRMED)
-        return len(ratios) >= LEAST_PAIRS and regression.undecided(ratios, least)
+        return len(ratios) >= LEAST_PAIRS and regression.undecided(ratios, self._least(metric))
+
+    def _least(self, metric: str) -> float:
+        return self.thresholds.get(metric, regression.LEAST_CONFIRMED)
 
     def _scored(self, key: str, result: Result, new: Sequence[Result]) -> list[Finding]:
         """Accuracy of a metric that is no mean of items, from the pairs' own difference."""

@@ -27,7 +27,7 @@ def folder() -> Path:
 def keep(case: Case, agent_build: str | None) -> None:
     """Copy a case's files, and the agent that measured it if it is today's. OSError where there is no room."""
     folder().mkdir(parents=True, exist_ok=True)
-    for file in (*case.model.files, *case.setup.files, *(case.tool.files if case.tool else ())):
+    for file in case.files:
         _copy(file.path, folder() / file.sha256)
     agent = sources()
     if agent_build and agent.path.stem == agent_build[:16]:

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 
 from pocketbench.errors import UsageError
 from pocketbench.models import PlacedFile
 from pocketbench.results import from_doc
 from pocketbench.store import schema
 from pocketbench.store.lease import orphaned
-from pocketbench.store.spool import Fence
+from pocketbench.store.spool import Fence, stands
 from pocketbench.store.store import Store, now
 
 # A file's parts in the store, and the largest file that is sent through it.
@@ -170,18 +170,20 @@ def told(store: Store, run_id: str) -> dict[str, Share]:
 
 def have(store: Store, run_id: str, case_keys: Sequence[str]) -> set[str]:
     """Those of the cases that have a result."""
-    table = schema.result
-    query = select(table.c.case_key).where(table.c.run_id == run_id, table.c.case_key.in_(case_keys))
     with store.database.reading() as connection:
-        return set(connection.execute(query).scalars())
+        return set(connection.execute(_have(run_id, case_keys)).scalars())
+
+
+def _have(run_id: str, case_keys: Sequence[str]) -> Select[str]:
+    table = schema.result
+    return select(table.c.case_key).where(table.c.run_id == run_id, table.c.case_key.in_(case_keys))
 
 
 def begin_anew(store: Store, run_id: str, case_keys: Sequence[str], fence: Fence | None = None) -> None:
-    """Forget the processes of cases that another device began: two devices make no result together."""
+    """Forget the processes of cases without a result that another device began: two devices make no result together."""
     with store.database.writing() as connection:
-        if fence is not None:
-            held = select(schema.lease.c.epoch).where(schema.lease.c.device == fence[0]).with_for_update()
-            if connection.execute(held).scalar() != fence[1]:
-                return
+        if fence is not None and not stands(connection, fence):
+            return
+        open_ = set(case_keys) - set(connection.execute(_have(run_id, case_keys)).scalars())
         for table in (schema.process, schema.sample):
-            connection.execute(delete(table).where(table.c.run_id == run_id, table.c.case_key.in_(case_keys)))
+            connection.execute(delete(table).where(table.c.run_id == run_id, table.c.case_key.in_(open_)))

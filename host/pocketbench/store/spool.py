@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from sqlalchemy import Table, select
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from pocketbench.errors import StoreError, UsageError, overtaken
@@ -68,14 +68,18 @@ def replay(database: Database) -> None:
         path.unlink(missing_ok=True)
 
 
+def stands(connection: Connection, fence: Fence) -> bool:
+    """Is the lease still that one? It stays so until the transaction ends."""
+    device, epoch = fence
+    lease = select(schema.lease.c.epoch).where(schema.lease.c.device == device).with_for_update()
+    return bool(connection.execute(lease).scalar() == epoch)
+
+
 def _insert(database: Database, rows: Rows, fence: Fence | None) -> None:
     """The first table's one row is what the others belong to: where it is there already, nothing is added."""
     with database.turn, database.writer.begin() as connection:
-        if fence is not None:
-            device, epoch = fence
-            lease = select(schema.lease.c.epoch).where(schema.lease.c.device == device).with_for_update()
-            if connection.execute(lease).scalar() != epoch:
-                raise overtaken(device)
+        if fence is not None and not stands(connection, fence):
+            raise overtaken(fence[0])
         (table, [first]), *others = rows
         # Not by rowcount, which drivers do not keep for an INSERT.
         added = database.insert(table).on_conflict_do_nothing().returning(*table.primary_key)

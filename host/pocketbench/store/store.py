@@ -26,7 +26,7 @@ from pocketbench.errors import StoreError, UsageError
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Request
-from pocketbench.results import METRICS, Result, from_doc, samples_of, to_doc
+from pocketbench.results import METRICS, Result, from_doc, to_doc, with_samples
 from pocketbench.series import series_key
 from pocketbench.store import codec, engine, migrations, schema, spool
 from pocketbench.store.spool import Fence, Row
@@ -188,7 +188,7 @@ class Store:
         """(run id, result with samples) of the one result whose id starts so. UsageError: none, or several."""
         row = self._result_row(prefix)
         processes = self.processes(row.run_id).get(row.case_key, {})
-        return str(row.run_id), replace(from_doc(Result, row.doc), samples_ns=samples_of(processes))
+        return str(row.run_id), with_samples(from_doc(Result, row.doc), processes)
 
     def find_case(self, prefix: str) -> tuple[str, str]:
         """(run id, case key) of the one result whose id starts so. UsageError: none, or several."""
