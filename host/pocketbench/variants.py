@@ -34,7 +34,8 @@ class Variants:
     models: dict[str, list[ModelFile]] = field(default_factory=dict)
     # What there is to say, and of which recipes in which formats.
     said: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
+    # Why, by recipe.
+    failed: dict[str, str] = field(default_factory=dict)
     # Digests of what the recipes learnt from, by the function that gave it.
     seen: dict[str, frozenset[str]] = field(default_factory=dict)
 
@@ -104,7 +105,7 @@ def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], rea
             else:
                 made.say(f"not made: {one.why}", one.recipe, one.format)
                 why[one.recipe] = one.why
-        made.failed += [recipe for recipe in why if recipe not in came]
+        made.failed.update({recipe: told for recipe, told in why.items() if recipe not in came})
 
 
 def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:

@@ -99,3 +99,28 @@ def test_what_cannot_be_asked(bench: Bench, workload: Path) -> None:
     ):
         ended = bench(*QUICK, *arguments)
         assert ended.code == 2 and told in ended.stderr, ended.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_search_tries_and_measures_what_is_worth_it(bench: Bench, workload: Path) -> None:
+    """Its waves are short looks; what it prints was measured together, with the plan that was asked for."""
+    base = ("--workload", workload, "--to", "tflite", *QUICK)
+    ended = bench(*base, "--search", "1", "--goal", "accuracy>=-5pt", "--format", "json")
+    assert ended.code == 0, ended.stderr
+    waves = [line for line in ended.stderr.splitlines() if line.startswith("search: ") and " left)" in line]
+    assert "int8-static, int8-dynamic" in waves[0]
+    tried = next(line for line in ended.stderr.splitlines() if "nothing beats" in line)
+    rows = {row["model"]["recipe"]: row for row in ended.results}
+    assert "fp32" in rows and len(rows) >= 2
+    assert set(tried.rpartition("nothing beats ")[2].split(", ")) == set(rows) - {"fp32"}
+    assert len({row["plan"]["run_id"] for row in rows.values()}) == 1
+    assert "goal accuracy>=-5pt on local: bars-" in ended.stderr
+    short = bench(*base, "--search", "0.001", "--format", "json")
+    assert short.code == 0 and "int8-qat: there was no time left for it" in short.stderr, short.stderr
+
+
+def test_a_search_chooses_the_recipes(bench: Bench, workload: Path) -> None:
+    refused = bench("--workload", workload, "--search", "5", "--recipe", "fp16", *QUICK)
+    assert refused.code == 2 and "--search chooses the recipes" in refused.stderr
+    alone = bench("--search", "5", *QUICK)
+    assert alone.code == 2 and "--search needs --workload" in alone.stderr

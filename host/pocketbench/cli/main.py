@@ -97,6 +97,12 @@ class Root(click.Group):
     help="Compress the workload's network so, and measure that and the original. Repeatable.",
 )
 @click.option(
+    "--search",
+    type=click.FloatRange(0, 10_000, min_open=True),
+    metavar="MINUTES",
+    help="Try recipes for so long, cheapest first, and measure the best of them.",
+)
+@click.option(
     "--to",
     "formats",
     multiple=True,

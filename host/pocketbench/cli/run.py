@@ -37,8 +37,12 @@ def run(options: Mapping[str, Any]) -> int:
     terms = goals.parse(options["goal"]) if options["goal"] else ()
     if options["recipes"] and options["workload"] is None:
         raise UsageError("--recipe needs --workload FILE: a Python file with model() and score()")
-    if options["formats"] and not options["recipes"]:
+    if options["formats"] and not options["recipes"] and not options["search"]:
         raise UsageError("--to says in which formats recipes are made: give --recipe, or leave it out")
+    if options["search"]:
+        from pocketbench.cli import search
+
+        return search.run(options, entries, _plan(options), codes, terms)
     request, made = asking.make(options, entries, _plan(options))
     code, _ = execute(request, entries, options, codes, made, terms)
     return code
@@ -51,8 +55,48 @@ def execute(
     fail_on: Sequence[str] = (),
     made: Variants | None = None,
     terms: Sequence[goals.Term] = (),
+    remarks: Sequence[str] = (),
 ) -> tuple[int, fleet.Outcome]:
-    """Run a request and report it: the exit code, and what came of it."""
+    """Run a request and report it, with what else there is to say: the exit code, and what came of it."""
+    run_id, outcome = measured(request, entries, options, made)
+    judged = goals.judge(terms, outcome.results) if terms else []
+    paths = {case.model.sha256: str(case.model.path) for case in request.cases}
+    said = [*remarks, *(made.remarks if made else ()), *goal_lines(judged, options.get("goal") or "", paths)]
+    shown_as = report.FORMATS[options["form"]]
+    write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
+    if options["form"] in ("csv", "json") or options["output"]:
+        for line in said:
+            click.echo(line, err=True)
+    if outcome.interrupted:
+        click.echo(
+            f"interrupted: {len(outcome.results)} of {len(request.cases)} cases are complete; "
+            "the same command with --resume goes on",
+            err=True,
+        )
+        return fleet.INTERRUPTED, outcome
+    code = exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on)
+    if len(outcome.results) < len(request.cases):
+        # Somebody else has taken a device meanwhile: an empty table is no success.
+        click.echo(
+            f"incomplete: {len(outcome.results)} of {len(request.cases)} cases have a result; "
+            "the same command with --resume goes on",
+            err=True,
+        )
+        code = code or NOT_OK
+    if any(one.winner is None for one in judged):
+        code = STRICT
+    elif made is not None and made.failed:
+        code = code or NOT_OK
+    return code, outcome
+
+
+def measured(
+    request: Request,
+    entries: Mapping[str, config.DeviceEntry],
+    options: Mapping[str, Any],
+    made: Variants | None = None,
+) -> tuple[str, fleet.Outcome]:
+    """Run a request: its id, and what came of it."""
     fed = fleet.feed(request, made.seen if made is not None else {})
     store = Store(options["store"])
     try:
@@ -80,35 +124,7 @@ def execute(
             )
     finally:
         store.close()
-    judged = goals.judge(terms, outcome.results) if terms else []
-    paths = {case.model.sha256: str(case.model.path) for case in request.cases}
-    said = [*(made.remarks if made else ()), *goal_lines(judged, options.get("goal") or "", paths)]
-    shown_as = report.FORMATS[options["form"]]
-    write(shown_as(report.Report(run_id, outcome.results, outcome.originals, said)), options["output"])
-    if options["form"] in ("csv", "json") or options["output"]:
-        for line in said:
-            click.echo(line, err=True)
-    if outcome.interrupted:
-        click.echo(
-            f"interrupted: {len(outcome.results)} of {len(request.cases)} cases are complete; "
-            "the same command with --resume goes on",
-            err=True,
-        )
-        return fleet.INTERRUPTED, outcome
-    code = exit_code(outcome.results, bool(options.get("require_full_delegation")), fail_on)
-    if len(outcome.results) < len(request.cases):
-        # Somebody else has taken a device meanwhile: an empty table is no success.
-        click.echo(
-            f"incomplete: {len(outcome.results)} of {len(request.cases)} cases have a result; "
-            "the same command with --resume goes on",
-            err=True,
-        )
-        code = code or NOT_OK
-    if any(one.winner is None for one in judged):
-        code = STRICT
-    elif made is not None and made.failed:
-        code = code or NOT_OK
-    return code, outcome
+    return run_id, outcome
 
 
 def exit_code(results: Sequence[Result], full_delegation: bool, fail_on: Sequence[str]) -> int:
