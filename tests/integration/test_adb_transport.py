@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketbench import transports
 from pocketbench.deploy.agent import start
 from pocketbench.errors import DeviceLost, NotReachable
 from pocketbench.models import open_model
@@ -44,6 +45,16 @@ def test_a_command_that_takes_too_long(ours: Callable[[Daemon], Adb], device: Da
         with pytest.raises(NotReachable, match=r"^phone: sleep 30: it did not end within 0\.5 s; is it awake"):
             transport.run(["sleep", "30"], 0.5)
         assert time.monotonic() - begin < SOON_S
+        assert transport.run(["echo", "usable"], 5).stdout == b"usable\n"
+
+
+def test_what_prints_without_end_is_ended(
+    ours: Callable[[Daemon], Adb], device: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transports, "MOST_OUTPUT_BYTES", 1_000_000)
+    with opened(ours(device)) as transport:
+        with pytest.raises(NotReachable, match="phone: cat /dev/zero: it prints without end"):
+            transport.run(["cat", "/dev/zero"], 30)
         assert transport.run(["echo", "usable"], 5).stdout == b"usable\n"
 
 

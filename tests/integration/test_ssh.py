@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketbench import transports
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
 from pocketbench.transports.ssh import Ssh
@@ -65,6 +66,13 @@ def test_commands_keep_exit_code_streams_and_words(ssh: Ssh) -> None:
     assert (len(big.stdout), len(big.stderr)) == (3_000_000, 2_000_000)
     with pytest.raises(NotReachable, match="sleep did not end in time"):
         ssh.run(["sleep", "30"], 0.5)
+
+
+def test_what_prints_without_end_is_ended(ssh: Ssh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "MOST_OUTPUT_BYTES", 1_000_000)
+    with pytest.raises(NotReachable, match="board: sh prints without end"):
+        ssh.run(["sh", "-c", "cat /dev/zero"], 30)
+    assert ssh.run(["echo", "usable"], 5).stdout == b"usable\n"
 
 
 def test_files_arrive_whole(ssh: Ssh, tmp_path: Path) -> None:

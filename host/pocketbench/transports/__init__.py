@@ -18,6 +18,10 @@ TRANSPORTS: Mapping[str, str] = {
 }
 
 
+# What a command prints is kept whole: one that prints more is ended, for a device could fill this machine's memory.
+MOST_OUTPUT_BYTES = 64 * 1024 * 1024
+
+
 @dataclass(frozen=True)
 class Completed:
     """A command that ended on the device."""
@@ -57,7 +61,7 @@ class Transport(Protocol):
         """Copy a file to the device; `sent` is told the bytes so far, now and then."""
 
     def run(self, command: Sequence[str], timeout_s: float) -> Completed:
-        """Run a command to its end."""
+        """Run a command to its end. NotReachable: it does not end in time, or prints more than MOST_OUTPUT_BYTES."""
 
     def spawn(self, command: Sequence[str], first_line: str) -> Spawned:
         """Start a process and write one line to its stdin, which stays open."""

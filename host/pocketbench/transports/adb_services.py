@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from pocketbench import transports
 from pocketbench.transports import Completed, Sent, unheard
 
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
@@ -116,12 +117,16 @@ def run(link: Link, line: str, timeout_s: float) -> Completed:
         with contextlib.suppress(LinkLost):
             frames.write(CLOSE_STDIN, b"", timeout_s)
         outputs: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        size = 0
         while (frame := frames.read(deadline)) is not None:
             identity, data = frame
             if identity == EXIT:
                 return Completed(data[0], b"".join(outputs[STDOUT]), b"".join(outputs[STDERR]))
             if identity in outputs:
                 outputs[identity].append(data)
+                size += len(data)
+            if size > transports.MOST_OUTPUT_BYTES:
+                raise LinkError("it prints without end")
         raise LinkLost("the command ended without an exit code")
     except LinkTimeout:
         raise LinkTimeout(f"it did not end within {timeout_s:g} s") from None

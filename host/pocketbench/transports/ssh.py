@@ -15,6 +15,7 @@ from typing import Any
 
 import paramiko
 
+from pocketbench import transports
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceLost, NotReachable
 from pocketbench.transports import Completed, Sent, unheard
@@ -217,16 +218,20 @@ class Ssh:
     def _collect(self, channel: paramiko.Channel, deadline: float, program: str) -> Completed:
         out, err = bytearray(), bytearray()
         while True:
-            while channel.recv_ready():
+            # In turns: what comes without a pause must not keep the checks below from their turn.
+            if channel.recv_ready():
                 out += channel.recv(READ_BYTES)
-            while channel.recv_stderr_ready():
+            if channel.recv_stderr_ready():
                 err += channel.recv_stderr(READ_BYTES)
             # The last data may come after the status: only the end of both streams is the end.
             if channel.exit_status_ready() and (channel.eof_received or channel.closed):
                 break
             if time.monotonic() > deadline:
                 raise NotReachable(f"{self._name}: {program} did not end in time")
-            time.sleep(0.005)
+            if len(out) + len(err) > transports.MOST_OUTPUT_BYTES:
+                raise NotReachable(f"{self._name}: {program} prints without end")
+            if not channel.recv_ready() and not channel.recv_stderr_ready():
+                time.sleep(0.005)
         while channel.recv_ready():
             out += channel.recv(READ_BYTES)
         while channel.recv_stderr_ready():
