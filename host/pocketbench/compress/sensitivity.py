@@ -22,11 +22,11 @@ POSITIONS = 600
 # Of each layer, ranked over all of them, so much stays whatever its score.
 KEPT = 0.3
 # First no layer loses more than so much more than its share: least squares make up for little in each of many layers.
-UNEVEN = 1.5
+UNEVEN = 1.2
 # Among channels of equal score those go first that cost more; not in proportion, or the first layers alone would go.
 COST = 0.5
-# What goes only when nothing else is left.
-LATER = 1e20
+# What goes only when nothing else is left; what does nothing at all still goes first.
+LATER, NOTHING = 1e20, 1e-30
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,10 @@ class Importance:
         value = (score / cost.clamp(min=1) ** COST).double()
         order = value.argsort()
         for at in range(0, count, self._block):
-            # The library takes whole blocks from the lowest on; so they go, or stay, by the mean.
+            # The library takes whole blocks from the lowest on: so they go, or stay, by the mean. Equals one by one.
             one = order[at : at + self._block]
-            value[one] = value[one].mean() * (1 if at + len(one) <= self._most * count else LATER)
+            late = LATER if at + len(one) > self._most * count else 1
+            value[one] = value[one].mean().clamp(min=NOTHING) * late * (1 + 1e-6 * at)
         value[order[count - max(1, int(KEPT * count)) :]] = torch.inf
         return value
 
