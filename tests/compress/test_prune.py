@@ -12,13 +12,13 @@ pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
 import torch
 
 from pocketbench.compress import prune, sensitivity
-from pocketbench.compress.recipe import NetworkContext
+from pocketbench.compress.recipe import Inputs, NetworkContext
 
 
-def samples(size: int = 16, count: int = 12) -> list[tuple[np.ndarray[Any, Any], ...]]:
+def samples(size: int = 16, count: int = 12) -> list[Inputs]:
     """Dark, with a bright spot near the upper left corner."""
     rng = np.random.default_rng(0)
-    found = []
+    found: list[Inputs] = []
     for _ in range(count):
         image = rng.normal(0, 0.05, (1, 1, size, size)).astype(np.float32)
         image[..., 2:5, 2:5] += rng.normal(4, 1)
@@ -89,7 +89,7 @@ def test_what_does_nothing_goes_first() -> None:
     assert done.facts["recovery"]["noise"] < 1e-3
 
 
-class Twice(torch.nn.Module):
+class Twice(torch.nn.Module):  # type: ignore[misc, unused-ignore]
     """One layer, called on two maps of different sizes."""
 
     def __init__(self) -> None:
