@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
 import torch
 
 from pocketbench.compress import prune, sensitivity
-from pocketbench.compress.recipe import Inputs, NetworkContext
+from pocketbench.compress.recipe import Inputs, NetworkContext, StepFailed
 
 
 def samples(size: int = 16, count: int = 12) -> list[Inputs]:
@@ -112,3 +112,9 @@ def test_a_layer_called_twice_is_pruned_and_not_solved() -> None:
     after, done = prune.Prune(0.3).apply(network, given)
     prune.Prune(0.3).check(network, after, given)
     assert done.facts["recovery"]["layers"] == 2
+
+
+def test_without_a_layer_there_is_nothing_to_prune() -> None:
+    network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten())
+    with pytest.raises(StepFailed, match=r"prune:0\.1: the network has no convolution or linear layer"):
+        prune.Prune(0.1).apply(network, NetworkContext(samples(), {}, network, print))

@@ -51,6 +51,10 @@ class Prune:
         example = tuple(torch.from_numpy(one) for one in context.samples[0])
         trained = context.trains and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in network.modules())
         ignored = heads(source, example)
+        if not ignored:
+            raise StepFailed(
+                f"{name}: the network has no convolution or linear layer that channels could be taken from"
+            )
         block = BLOCK if context.trains else BLOCK_UNTRAINED
         fit = refit.fitting(source, context.samples[JUDGED:] or context.samples)
         if trained:

@@ -15,8 +15,8 @@ from pocketbench.compress import training
 from pocketbench.compress.recipe import Inputs
 from pocketbench.compress.training import WEIGHTED
 
-# Random directions a sample; samples that say how far the heads spread.
-DRAWS, UNITS = 1, 16
+# Samples that say how far the heads spread.
+UNITS = 16
 # Of each layer and sample so many places are looked at.
 POSITIONS = 600
 # Of each layer, ranked over all of them, so much stays whatever its score.
@@ -61,24 +61,20 @@ def look(network: Any, samples: Sequence[Inputs], heads: Sequence[str]) -> Seen:
             network(*(torch.from_numpy(one).clone().requires_grad_(True) for one in sample))
         names = list(calls)
         wanted = [tensor for name in names for tensor in calls[name][-1]]
-        salient: dict[str, Any] = {}
-        for draw in range(DRAWS):
-            aimed: Any = sum(
-                _drawn(by_place(layer, made), *units[name, number], generator)
-                for name, layer in ends.items()
-                for number, (_, made) in enumerate(calls.get(name, ()))
-            )
-            slopes = torch.autograd.grad(aimed, wanted, retain_graph=draw < DRAWS - 1, allow_unused=True)
-            for name, before, after in zip(names, slopes[::2], slopes[1::2], strict=True):
-                if before is None or after is None:
-                    continue
-                effect = before * (calls[name][-1][0].detach() - means[name])
-                scores[name] = scores.get(name, 0) + _by_channel(effect.square(), layers[name]) / len(samples)
-                if len(calls[name]) > 1:
-                    continue
-                salient[name] = salient.get(name, 0) + by_place(layers[name], after).square().sum(1)
-        for name, weight in salient.items():
-            places.setdefault(name, []).append(_some(weight, generator))
+        aimed: Any = sum(
+            _drawn(by_place(layer, made), *units[name, number], generator)
+            for name, layer in ends.items()
+            for number, (_, made) in enumerate(calls.get(name, ()))
+        )
+        slopes = torch.autograd.grad(aimed, wanted, allow_unused=True)
+        for name, before, after in zip(names, slopes[::2], slopes[1::2], strict=True):
+            if before is None or after is None:
+                continue
+            effect = before * (calls[name][-1][0].detach() - means[name])
+            scores[name] = scores.get(name, 0) + _by_channel(effect.square(), layers[name]) / len(samples)
+            if len(calls[name]) == 1:
+                salient = by_place(layers[name], after).square().sum(1)
+                places.setdefault(name, []).append(_some(salient, generator))
     return Seen(scores, {name: found for name, found in places.items() if len(found) == len(samples)})
 
 
