@@ -64,12 +64,13 @@ def test_places_are_where_the_heads_look() -> None:
     assert all(torch.equal(a, b) for name in found for a, b in zip(found[name], again[name], strict=True))
 
 
-def test_no_layer_pays_for_all() -> None:
+def test_no_layer_pays_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen channels do little: still no layer loses many more than its share, as long as others have some."""
     network = chain(32)
     network[2].weight.data[:16] *= 1e-2
     network[2].bias.data[:16] *= 1e-2
     given = NetworkContext(samples(), {}, network, print)
+    monkeypatch.setattr(sensitivity, "UNEVEN", 1.2)
     after, done = prune.Prune(0.2).apply(network, given)
     assert done.facts["cut"] == pytest.approx(0.2, abs=0.05)
     assert [after.get_submodule(name).out_channels for name in ("0", "2")] == [28, 28]

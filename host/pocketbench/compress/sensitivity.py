@@ -22,7 +22,7 @@ POSITIONS = 600
 # Of each layer, ranked over all of them, so much stays whatever its score.
 KEPT = 0.3
 # First no layer loses more than so much more than its share: least squares make up for little in each of many layers.
-UNEVEN = 1.2
+UNEVEN = 1.25
 # Among channels of equal score those go first that cost more; not in proportion, or the first layers alone would go.
 COST = 0.5
 # What goes only when nothing else is left; what does nothing at all still goes first.
