@@ -15,7 +15,7 @@ import torch_pruning as tp
 from torch import nn
 
 from pocketbench.compress import compare, refit, sensitivity, training
-from pocketbench.compress.recipe import Done, NetworkContext, StepFailed
+from pocketbench.compress.recipe import Done, Inputs, NetworkContext, StepFailed
 from pocketbench.compress.training import WEIGHTED
 
 # Kernels work on blocks of channels. Without training, whole blocks of thin layers are more than a net can do without.
@@ -51,13 +51,18 @@ class Prune:
         example = tuple(torch.from_numpy(one) for one in context.samples[0])
         trained = context.trains and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in network.modules())
         ignored = heads(source, example)
+        if not ignored:
+            raise StepFailed(
+                f"{name}: the network has no convolution or linear layer that channels could be taken from"
+            )
+        block = BLOCK if context.trains else BLOCK_UNTRAINED
+        fit = refit.fitting(source, context.samples[JUDGED:] or context.samples)
         if trained:
             rank: Callable[[Any], Any] = lambda made: tp.importance.GroupMagnitudeImportance(p=2)  # noqa: E731
         else:
             context.say(f"{name}: what each channel does to the outputs")
-            scores = sensitivity.scores(source, context.samples)
-            rank = lambda made: sensitivity.Importance(made, scores, example)  # noqa: E731
-        block = BLOCK if context.trains else BLOCK_UNTRAINED
+            seen = sensitivity.look(source, fit, ignored)
+            rank = lambda made: sensitivity.Importance(made, seen.scores, example, self._share, block)  # noqa: E731
         context.say(f"{name}: which channels to take out")
         pruned = _nearest(self._share, source, example, ignored, rank, block, globally=not trained)
         facts: dict[str, Any] = {
@@ -71,7 +76,7 @@ class Prune:
         if context.trains:
             facts["recovery"] = training.fine_tune(pruned.network, context, name)
         elif traced is not None:
-            facts["recovery"], found = _refitted(name, traced, pruned, context)
+            facts["recovery"], found = _refitted(name, traced, pruned, context, fit, seen.places)
         else:
             found = ("the network cannot be traced, so that nothing makes up for the channels that it lost",)
         return pruned.network.eval(), Done(facts, found)
@@ -189,11 +194,16 @@ def _prune(
 
 
 def _refitted(
-    name: str, source: Any, pruned: Pruned, context: NetworkContext
+    name: str,
+    source: Any,
+    pruned: Pruned,
+    context: NetworkContext,
+    fit: Sequence[Inputs],
+    places: Mapping[str, Sequence[torch.Tensor]],
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    judge, fit = context.samples[:JUDGED], context.samples[JUDGED:] or context.samples
+    judge = context.samples[:JUDGED]
     before = _noise(source, pruned.network, judge)
-    facts = refit.refit(source, pruned.network, pruned.kept, fit, context.say, name)
+    facts = refit.refit(source, pruned.network, pruned.kept, fit, places, context.say, name)
     after = _noise(source, pruned.network, judge)
     told = (
         "recovered without labels, layer by layer: its outputs differ from the network's by "

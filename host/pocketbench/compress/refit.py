@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pocketbench.compress import sensitivity
 from pocketbench.compress.recipe import Inputs, Say
 from pocketbench.progress import duration
 
-POSITIONS = 600
 # Of the mean of the diagonal: how strongly the weights are held to what they were. Few samples want it strong.
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 # All samples stand at the same node: so many bytes of them.
@@ -37,18 +37,37 @@ def traced(network: Any) -> Any:
 
 
 def refit(
-    source: Any, pruned: Any, kept: Mapping[str, Any], samples: Sequence[Inputs], say: Say, doing: str
+    source: Any,
+    pruned: Any,
+    kept: Mapping[str, Any],
+    samples: Sequence[Inputs],
+    places: Mapping[str, Sequence[torch.Tensor]],
+    say: Say,
+    doing: str,
 ) -> Mapping[str, Any]:
-    """In place; both are graphs of the same nodes, and `kept` names the source's channels that each layer still has."""
+    """In place; both are graphs of the same nodes, and `kept` names the source's channels that each layer still has.
+
+    `places` of each layer's output, in each sample, are where it is to be right.
+    """
     with torch.no_grad():
-        return _refit(source, pruned, kept, samples, say, doing)
+        return _refit(source, pruned, kept, samples, places, say, doing)
+
+
+def fitting(network: Any, samples: Sequence[Inputs]) -> Sequence[Inputs]:
+    """As many as there is room for."""
+    with torch.no_grad():
+        return samples[: _fitting(network, samples[0])]
 
 
 def _refit(
-    source: Any, pruned: Any, kept: Mapping[str, Any], samples: Sequence[Inputs], say: Say, doing: str
+    source: Any,
+    pruned: Any,
+    kept: Mapping[str, Any],
+    chosen: Sequence[Inputs],
+    places: Mapping[str, Sequence[torch.Tensor]],
+    say: Say,
+    doing: str,
 ) -> Mapping[str, Any]:
-    chosen = samples[: _fitting(source, samples[0])]
-    generator = torch.Generator().manual_seed(0)
     nodes = list(pruned.graph.nodes)
     twins = {node.name: node for node in source.graph.nodes}
     uses = {name: last for last, node in enumerate(nodes) for name in (one.name for one in node.all_input_nodes)}
@@ -64,10 +83,10 @@ def _refit(
             continue
         first[node.name] = [_call(source, twins[node.name], first, item) for item in range(len(chosen))]
         layer = pruned.get_submodule(node.target) if node.op == "call_module" else None
-        if layer is not None and _solvable(layer):
+        if layer is not None and _solvable(layer) and node.target in places:
             channels = torch.as_tensor(kept[node.target])
             wanted = _with_what_it_is_added_to(pruned, node, first, second, channels)
-            _solve(layer, second[node.args[0].name], wanted, torch.arange(len(channels)), generator)
+            _solve(layer, second[node.args[0].name], wanted, places[node.target])
             layers += 1
         second[node.name] = [_call(pruned, node, second, item) for item in range(len(chosen))]
         for name in [one.name for one in node.all_input_nodes if uses[one.name] == place]:
@@ -139,13 +158,13 @@ def _solvable(layer: Any) -> bool:
 
 
 def _solve(
-    layer: Any, given: Sequence[Any], wanted: Sequence[Any], channels: torch.Tensor, generator: torch.Generator
+    layer: Any, given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], places: Sequence[torch.Tensor]
 ) -> None:
     deep = isinstance(layer, nn.Conv2d) and layer.groups > 1
     # Of the samples to fit, and of every fourth, which says how strongly the weights are to be held.
     sums: list[tuple[Any, Any]] = [(0.0, 0.0), (0.0, 0.0)]
-    for place, (one, target) in enumerate(zip(given, wanted, strict=True)):
-        rows, aims = _rows(layer, one, target, channels, generator)
+    for place, (one, target, at) in enumerate(zip(given, wanted, places, strict=True)):
+        rows, aims = _rows(layer, one, target.shape[-1], at), sensitivity.by_place(layer, target)[at]
         if layer.bias is not None:
             rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
         # Depthwise: [channels, positions, taps], each channel by itself; else [positions, inputs] for all.
@@ -182,20 +201,12 @@ def _error(weights: Any, left: Any, right: Any) -> float:
     return found if found == found else float("inf")
 
 
-def _rows(
-    layer: Any, given: Any, target: Any, channels: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one sample at random positions: what the layer sees, and the source's output there at the kept channels."""
+def _rows(layer: Any, given: torch.Tensor, width: int, at: torch.Tensor) -> torch.Tensor:
+    """What the layer sees at these places of its output, which is so wide; depthwise channel by channel."""
     if isinstance(layer, nn.Linear):
-        return given.reshape(-1, given.shape[-1]), target.reshape(-1, target.shape[-1])[:, channels]
+        return given.reshape(-1, given.shape[-1])[at]
     (high, wide), (down, right) = layer.kernel_size, layer.padding
     padded = functional.pad(given, (right, right, down, down))[0]
-    height, width = target.shape[-2:]
-    everything = height * width
-    if everything <= POSITIONS:
-        at = torch.arange(everything)
-    else:
-        at = torch.randint(everything, (POSITIONS,), generator=generator)
     rows, columns = at // width * layer.stride[0], at % width * layer.stride[1]
     taps = [
         padded[:, rows + y * layer.dilation[0], columns + x * layer.dilation[1]]
@@ -203,5 +214,4 @@ def _rows(
         for x in range(wide)
     ]
     seen = torch.stack(taps, 1)
-    aims = target[0, channels].flatten(1)[:, at].mT
-    return (seen.mT if layer.groups > 1 else seen.flatten(0, 1).mT), aims
+    return seen.mT if layer.groups > 1 else seen.flatten(0, 1).mT

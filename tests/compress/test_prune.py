@@ -1,0 +1,121 @@
+"""Pruning without labels: what counts, where it is looked at, and how it is spread over the layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
+
+import torch
+
+from pocketbench.compress import prune, sensitivity
+from pocketbench.compress.recipe import Inputs, NetworkContext, StepFailed
+
+
+def samples(size: int = 16, count: int = 12) -> list[Inputs]:
+    """Dark, with a bright spot near the upper left corner."""
+    rng = np.random.default_rng(0)
+    found: list[Inputs] = []
+    for _ in range(count):
+        image = rng.normal(0, 0.05, (1, 1, size, size)).astype(np.float32)
+        image[..., 2:5, 2:5] += rng.normal(4, 1)
+        found.append((image,))
+    return found
+
+
+def chain(width: int = 8, *after: torch.nn.Module) -> torch.nn.Sequential:
+    """Three convolutions, the last one a head of four channels."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, width, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(width, width, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(width, 4, 1),
+        *after,
+    ).eval()
+
+
+def test_what_a_sigmoid_hides_counts() -> None:
+    """Scores are those of the head, however sure its sigmoid is."""
+    plain, sure = chain(), chain(8, torch.nn.Sigmoid())
+    for network in (plain, sure):
+        network[4].bias.data.fill_(40.0)
+    assert not bool((sure(torch.from_numpy(samples()[0][0])) < 1).any())
+    first, second = (sensitivity.look(network, samples(), ["4"]) for network in (plain, sure))
+    assert set(first.scores) == {"0", "2", "4"}
+    for name, score in first.scores.items():
+        assert float(score.sum()) > 0 and torch.equal(score, second.scores[name])
+
+
+def test_places_are_where_the_heads_look() -> None:
+    """A spot of a hundredth of the map gets a third of them, and the rest is not forgotten; the same ones again."""
+    size = 48
+    found = sensitivity.look(chain(), samples(size), ["4"]).places
+    for name in ("0", "2", "4"):
+        at = torch.cat(list(found[name]))
+        assert len(at) == 12 * sensitivity.POSITIONS and int(at.min()) >= 0 and int(at.max()) < size * size
+        near = (at // size < 8) & (at % size < 8)
+        assert 0.33 < float(near.float().mean()) < 0.66
+    again = sensitivity.look(chain(), samples(size), ["4"]).places
+    assert all(torch.equal(a, b) for name in found for a, b in zip(found[name], again[name], strict=True))
+
+
+def test_no_layer_pays_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen channels do little: still no layer loses many more than its share, as long as others have some."""
+    network = chain(32)
+    network[2].weight.data[:16] *= 1e-2
+    network[2].bias.data[:16] *= 1e-2
+    given = NetworkContext(samples(), {}, network, print)
+    monkeypatch.setattr(sensitivity, "UNEVEN", 1.2)
+    after, done = prune.Prune(0.2).apply(network, given)
+    assert done.facts["cut"] == pytest.approx(0.2, abs=0.05)
+    assert [after.get_submodule(name).out_channels for name in ("0", "2")] == [28, 28]
+    # A share that this does not reach: the rest goes as well, and what does little goes first.
+    after, done = prune.Prune(0.6).apply(network, given)
+    assert done.facts["cut"] == pytest.approx(0.6, abs=0.08)
+    assert after.get_submodule("2").out_channels <= 16
+
+
+def test_what_does_nothing_goes_first() -> None:
+    """As much of it as was asked for, and no loss at all."""
+    network = chain(32)
+    network[2].weight.data[:16] = 0
+    network[2].bias.data[:16] = 0
+    after, done = prune.Prune(0.25).apply(network, NetworkContext(samples(), {}, network, print))
+    assert [after.get_submodule(name).out_channels for name in ("0", "2")] == [32, 24]
+    assert done.facts["recovery"]["noise"] < 1e-3
+
+
+class Twice(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+    """One layer, called on two maps of different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(1, 16, 3, padding=1)
+        self.shared = torch.nn.Conv2d(16, 16, 3, padding=1)
+        self.head = torch.nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x).relu()
+        return self.head(self.shared(x).relu()[..., ::2, ::2] + self.shared(x[..., ::2, ::2]).relu())
+
+
+def test_a_layer_called_twice_is_pruned_and_not_solved() -> None:
+    """Two calls want two sets of weights."""
+    torch.manual_seed(0)
+    network = Twice().eval()
+    given = NetworkContext(samples(), {}, network, print)
+    assert set(sensitivity.look(network, given.samples, ["head"]).places) == {"stem", "head"}
+    after, done = prune.Prune(0.3).apply(network, given)
+    prune.Prune(0.3).check(network, after, given)
+    assert done.facts["recovery"]["layers"] == 2
+
+
+def test_without_a_layer_there_is_nothing_to_prune() -> None:
+    network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten())
+    with pytest.raises(StepFailed, match=r"prune:0\.1: the network has no convolution or linear layer"):
+        prune.Prune(0.1).apply(network, NetworkContext(samples(), {}, network, print))
