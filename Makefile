@@ -29,15 +29,17 @@ test: check protos-check  ## Lint, types, wire code, and all tests but the slow 
 # has to pass then.
 AGAIN := --last-failed --last-failed-no-failures none
 
-test-slow: bundle  ## Tests that take minutes each: boards, phones, a month of nights, patience. No skips but listed ones.
-	@$(MAKE) --no-print-directory --jobs 2 slow-devices slow-host
+test-slow: bundle  ## Tests that take minutes each: boards, phones, faults, a month of nights, patience. No skips but listed ones.
+	@$(MAKE) --no-print-directory --jobs 3 slow-devices slow-host slow-faults
 
 # Side by side: what is emulated takes one core, and what waits or sleeps next to none.
-SLOW_HOST := tests/faults $(foreach one,faults lab large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
-.PHONY: slow-devices slow-host
-slow-devices: SLOW := tests/slow $(addprefix --ignore=,$(SLOW_HOST)) -o cache_dir=build/cache/devices
-slow-host: SLOW := $(SLOW_HOST) -o cache_dir=build/cache/host
-slow-devices slow-host: $(VENV)/.dev
+FAULTS := tests/faults tests/slow/test_faults.py
+HOST := $(foreach one,lab large_models locked_store nights pages patience reasons skips transfers,tests/slow/test_$(one).py)
+.PHONY: slow-devices slow-host slow-faults
+slow-devices: SLOW := tests/slow $(addprefix --ignore=,$(HOST) $(FAULTS)) -o cache_dir=build/cache/devices
+slow-host: SLOW := $(HOST) -o cache_dir=build/cache/host
+slow-faults: SLOW := $(FAULTS) -o cache_dir=build/cache/faults
+slow-devices slow-host slow-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SLOW) || $(BIN)/python -m pytest $(SLOW) $(AGAIN)
 
 SOAK_MINUTES ?= 60

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration import zygote
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
 PACKED = ROOT / "build" / "cache" / "packed"
@@ -55,15 +57,20 @@ class Bench:
 
     def __call__(self, *arguments: object, **environment: str) -> Ended:
         """Run to the end."""
-        done = subprocess.run(
-            self.command(*arguments),
-            capture_output=True,
-            text=True,
-            cwd=self.home,
-            env=self.env(**environment),
-            timeout=self.timeout_s,
-            check=False,
-        )
+        words, env = list(map(str, arguments)), self.env(**environment)
+        done: zygote.Done | subprocess.CompletedProcess[str]
+        if zygote.can_run(env, words):
+            done = zygote.run(words, self.home, env, self.timeout_s)
+        else:
+            done = subprocess.run(
+                self.command(*words),
+                capture_output=True,
+                text=True,
+                cwd=self.home,
+                env=env,
+                timeout=self.timeout_s,
+                check=False,
+            )
         assert "Traceback" not in done.stderr, done.stderr
         return Ended(done.returncode, done.stdout, done.stderr)
 

@@ -83,15 +83,16 @@ def test_a_killed_host_loses_nothing_and_resumes(bench: Bench) -> None:
 def test_a_store_survives_kills_at_any_moment(bench: Bench) -> None:
     """Killed after random times, the database stays whole and readable."""
     arguments = two_models(bench)
-    for delay in (0.3, 0.9, 1.7, 2.6):
+    path = bench.home / "xdg_data_home" / "pocketbench" / "results.db"
+    for delay in (0.0, 0.3, 0.9, 1.7):
         process = bench.start(*arguments)
+        assert wait_until(path.exists, 60)
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert wait_until(lambda: not bench.agents(), 20)
     import sqlite3
 
-    path = bench.home / "xdg_data_home" / "pocketbench" / "results.db"
     connection = sqlite3.connect(path)
     assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     connection.close()
