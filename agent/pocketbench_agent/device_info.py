@@ -21,6 +21,8 @@ ROOT_VARIABLE = "POCKETBENCH_ROOT"
 GETPROP = "/system/bin/getprop"
 # Below a root that stands for a device: what its getprop printed.
 RECORDED_PROPERTIES = "/getprop.txt"
+# And what no file tells, in lines of key=value: system, node, release, machine, and df, the last line of `df -Pk`.
+RECORDED_FACTS = "/facts.txt"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,28 @@ def read_text(path: str) -> str | None:
         return None
 
 
+def machine() -> str:
+    """The processor's architecture, as uname has it."""
+    return _recorded().get("machine") or platform.machine()
+
+
+def cpu_count() -> int:
+    """All cores; 0 where it cannot be told."""
+    if _recorded():
+        return len(re.findall(r"^processor\s*:", read_text("/proc/cpuinfo") or "", re.MULTILINE))
+    return os.cpu_count() or 0
+
+
+def load_average() -> float | None:
+    """Over the last minute; None where the system has none."""
+    try:
+        if root() != Path("/"):
+            return float((read_text("/proc/loadavg") or "").split()[0])
+        return os.getloadavg()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def clocks() -> Clocks:
     """Read the clocks as near together as Python can."""
     boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else None
@@ -78,16 +102,16 @@ def boot_id() -> str:
 
 def device_info(home: Path) -> DeviceInfo:
     """What this device says of itself; `home` is the folder whose disk counts."""
-    properties = _properties()
+    properties, recorded = _properties(), _recorded()
     system = _os_name(properties)
     model = " ".join(filter(None, (properties.get("ro.product.manufacturer"), properties.get("ro.product.model"))))
     model = model or read_text("/proc/device-tree/model") or read_text("/sys/class/dmi/id/product_name") or ""
     soc = " ".join(filter(None, (properties.get("ro.soc.manufacturer"), properties.get("ro.soc.model"))))
     soc = soc or read_text("/sys/devices/soc0/machine") or properties.get("ro.board.platform", "")
-    kernel = platform.release()
+    kernel, node = recorded.get("release") or platform.release(), recorded.get("node") or platform.node()
     cpu = _cpu_name()
     built = properties.get("ro.build.fingerprint", "") + properties.get("ro.serialno", "")
-    identity = "\n".join((platform.node(), model, soc, system, kernel, cpu, _machine_id(), built))
+    identity = "\n".join((node, model, soc, system, kernel, cpu, _machine_id(), built))
     return DeviceInfo(
         model=model.rstrip("\0"),
         soc=soc,
@@ -96,13 +120,14 @@ def device_info(home: Path) -> DeviceInfo:
         cpu=cpu,
         boot_id=boot_id(),
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
-        arch=platform.machine(),
-        libc="-".join(platform.libc_ver()),
-        python=platform.python_version(),
-        free_bytes=shutil.disk_usage(home).free,
+        cpus=_usable_cpus(),
+        arch=machine(),
+        # Of a device that is elsewhere neither is known, for what runs here is none of its.
+        libc="" if recorded else "-".join(platform.libc_ver()),
+        python="" if recorded else platform.python_version(),
+        free_bytes=_recorded_free(recorded) if recorded else shutil.disk_usage(home).free,
         memory_bytes=_memory_bytes(),
-        emulated_by=emulated_by(platform.machine(), properties),
+        emulated_by=emulated_by(machine(), properties),
     )
 
 
@@ -197,6 +222,20 @@ def _status_bytes(key: str) -> int | None:
     return None
 
 
+def _recorded() -> Mapping[str, str]:
+    lines = (read_text(RECORDED_FACTS) or "").splitlines() if root() != Path("/") else []
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if not _recorded() and hasattr(os, "sched_getaffinity") else cpu_count()
+
+
+def _recorded_free(recorded: Mapping[str, str]) -> int:
+    found = re.search(r"\s[0-9]+\s+[0-9]+\s+([0-9]{1,15})\s+(?:[0-9]+%|-)", recorded.get("df", ""), re.ASCII)
+    return int(found[1]) * 1024 if found else 0
+
+
 def _properties() -> Mapping[str, str]:
     """Android's system properties; none elsewhere."""
     if root() != Path("/") or not Path(GETPROP).exists():
@@ -220,17 +259,18 @@ def _os_name(properties: Mapping[str, str]) -> str:
     for line in (read_text("/etc/os-release") or "").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
-    return f"{platform.system()} {platform.release()}"
+    recorded = _recorded()
+    return f"{recorded.get('system') or platform.system()} {recorded.get('release') or platform.release()}"
 
 
 def _cpu_name() -> str:
     text = read_text("/proc/cpuinfo") or ""
     # qemu-user shows the host's: that is not what runs the program.
-    foreign = platform.machine() == "aarch64" and "vendor_id" in text
+    foreign = machine() == "aarch64" and "vendor_id" in text
     for line in text.splitlines():
         if line.lower().startswith(("model name", "hardware")) and not foreign:
             return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return (platform.processor() if not _recorded() else "") or machine()
 
 
 def _memory_bytes() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from pocketbench_agent import limits
-from pocketbench_agent.errors import NotAvailable, ProgramEnded, StageError
+from pocketbench_agent.errors import LinkGone, NotAvailable, ProgramEnded, StageError
 from pocketbench_agent.framing import FramingError, frame, read_message
 from pocketbench_agent.rpc import agent_pb2 as pb
 
@@ -66,6 +66,9 @@ def serve(run: Callable[[pb.Job, BinaryIO, Emitter], None]) -> int:
         ended = pb.Ended(how=how, stage=emitter.stage, signal=error.signal, message=str(error))
     except (StageError, FramingError) as error:
         ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message=str(error))
+    except LinkGone as error:
+        # No doing of the model's: the host starts it again.
+        ended = pb.Ended(how=pb.Ended.ERROR, stage="agent", message=str(error))
     except MemoryError:
         ended = pb.Ended(how=pb.Ended.ERROR, stage=emitter.stage, message="out of memory")
     except Exception as error:  # whatever a runtime throws is the job's end, not the agent's

@@ -17,3 +17,7 @@ class ProgramEnded(Exception):
 
 class NotAvailable(Exception):
     """This device, runtime or build cannot do what was asked (a delegate that is not installed)."""
+
+
+class LinkGone(Exception):
+    """The host that has commands run on the device for this agent does not answer."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketbench_agent import program_cache
+from pocketbench_agent import driven, program_cache
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import FramingError, frame, read_message, read_messages
 from pocketbench_agent.job_files import JobError, prepare_files, release_files
@@ -200,7 +200,8 @@ class Jobs:
     def _run(self, job: _Job) -> pb.Ended:
         if job.cancelled:
             return pb.Ended(how=pb.Ended.CANCELLED, message="cancelled before it began")
-        programs = program_cache.prepare(job.job, self._home)
+        # Where the device is driven from here its worker keeps them there.
+        programs = program_cache.prepare(job.job, self._home) if driven.link() is None else None
         kept = [(time.perf_counter_ns(), program_cache.size_bytes(programs))] if programs else []
         self._sampler.begin(job.job.meters)
         worker = Worker(job.job, job.folder / "files", self._home)

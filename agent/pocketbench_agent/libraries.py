@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import platform
+import re
 import struct
 from pathlib import Path
 
+from pocketbench_agent.device_info import machine
 from pocketbench_agent.errors import StageError
 
 # ELF's e_machine (elf(5)).
@@ -20,5 +21,7 @@ def check(path: Path, kind: str = "shared library") -> None:
         raise StageError(f"{path.name} is not a {kind}")
     (number,) = struct.unpack_from("<H" if head[5] == 1 else ">H", head, 18)
     made_for = MACHINES.get(number, f"processor {number}")
-    if made_for != platform.machine():
-        raise StageError(f"{path.name} is made for {made_for}, and this device is {platform.machine()}")
+    # The same processor has several names where it has 32 bits: armv7l, armv8l, i686.
+    this = re.sub(r"^i[3-6]86$", MACHINES[3], re.sub(r"^armv\w+$", MACHINES[40], machine()))
+    if made_for != this:
+        raise StageError(f"{path.name} is made for {made_for}, and this device is {this}")

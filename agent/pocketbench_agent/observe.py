@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 
-from pocketbench_agent import device_info, meters
+from pocketbench_agent import device_info, driven, meters
 from pocketbench_agent.meters import cpufreq, thermal
 from pocketbench_agent.rpc import agent_pb2 as pb
+
+# What the host has of a device that it drives is a second old, and is renewed each second.
+DRIVEN_WINDOW_S = 1.5
 
 
 def observe(window_s: float, more: Sequence[str] = ()) -> list[pb.Reading]:
     """One reading of everything, and of the meters named beside; busy time is taken over the window, in thousandths
     of one core.
     """
+    if driven.link() is not None and window_s:
+        window_s = max(window_s, DRIVEN_WINDOW_S)
     before = device_info.cpu_times()
     if before is not None:
         time.sleep(window_s)
@@ -28,11 +32,13 @@ def observe(window_s: float, more: Sequence[str] = ()) -> list[pb.Reading]:
         readings.append(pb.Reading(source="system", quantity="busy", unit="milli-core", missing="no /proc/stat"))
     else:
         share = (after[0] - before[0]) / (after[2] - before[2])
-        busy = round(1000 * share * (os.cpu_count() or 1))
+        busy = round(1000 * share * (device_info.cpu_count() or 1))
         readings.append(pb.Reading(source="system", quantity="busy", unit="milli-core", t_ns=[now], value=[busy]))
-    try:
-        load = round(os.getloadavg()[0] * 1000)
-        readings.append(pb.Reading(source="system", quantity="load_avg", unit="milli", t_ns=[now], value=[load]))
-    except OSError:
+    load = device_info.load_average()
+    if load is not None:
+        readings.append(
+            pb.Reading(source="system", quantity="load_avg", unit="milli", t_ns=[now], value=[round(load * 1000)])
+        )
+    else:
         readings.append(pb.Reading(source="system", quantity="load_avg", unit="milli", missing="not offered"))
     return readings

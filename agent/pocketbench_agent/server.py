@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks, device_info, handover, observe
+from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks, device_info, driven, handover, observe
 from pocketbench_agent.cache import BlobCache, CacheError, NoSpace
 from pocketbench_agent.framing import frame
 from pocketbench_agent.job_files import JobError, prepare_files, release_files
@@ -133,7 +133,7 @@ class Agent(rpc.AgentServicer):
             protocol=protocol,
             build_sha256=self._build,
             device=pb.DeviceInfo(**vars(info)),
-            runtimes=[n for n, package in PACKAGES.items() if not package or importlib.util.find_spec(package)],
+            runtimes=_runtimes(),
             unacknowledged=self.jobs.unacknowledged(),
         )
 
@@ -240,6 +240,13 @@ class Agent(rpc.AgentServicer):
         epoch = dict(context.invocation_metadata()).get("epoch", "0")
         if not str(epoch).isdigit() or not self.lease.valid(int(str(epoch))):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, self.lease.refusal())
+
+
+def _runtimes() -> list[str]:
+    """Those of this environment; none of them runs on a device that is driven from here."""
+    if driven.link() is not None:
+        return []
+    return [name for name, package in PACKAGES.items() if not package or importlib.util.find_spec(package)]
 
 
 def serve(home: Path, build: str, token: str) -> tuple[grpc.Server, Agent, Guard, int]:

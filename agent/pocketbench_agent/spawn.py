@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from pocketbench_agent import device_info, program_cache
+from pocketbench_agent import device_info, driven, program_cache
 from pocketbench_agent.framing import FramingError, read_messages
 from pocketbench_agent.job_files import runtime_folder
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -37,8 +37,10 @@ class Worker:
         # chose: an external data file called numpy.py must stay data.
         neutral = home / "empty"
         neutral.mkdir(exist_ok=True)
+        # On a device that is driven from here a worker of ours would measure this host.
+        native = job.program.runtime == "native" or driven.link() is not None
         self._process = subprocess.Popen(
-            [*(NATIVE_WORKER if job.program.runtime == "native" else WORKER), str(folder)],
+            [*(NATIVE_WORKER if native else WORKER), str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -53,6 +53,7 @@ class Context:
     labels: Mapping[str, str] = field(default_factory=dict)
     load_avg: float | None = None
     has_thermal_sensor: bool = False
+    driven: bool = False
 
 
 def assemble(
@@ -90,6 +91,7 @@ def assemble(
             has_thermal_sensor=context.has_thermal_sensor,
             emulated_by=context.device.emulated_by if context.device else "",
             sustained=case.sustained_s is not None,
+            driven=context.driven,
         )
         judged = verdict.judge(evidence)
         # A case that did not end well has too few samples for that reason, and needs no second one.
@@ -378,12 +380,12 @@ def _environment(device: Device | None, facts: Facts | None, processes: Sequence
     governors = {r.text for p in processes for r in p.readings if r.quantity == "governor" and r.text}
     return {
         "agent_build": device.agent_build if device else None,
-        "python": facts.python if facts else None,
+        "python": (facts.python or None) if facts else None,
         "numpy": facts.numpy if facts else None,
         "arch": device.arch if device else None,
-        "libc": device.libc if device else None,
-        "cpus": device.cpus if device else None,
-        "memory_bytes": device.memory_bytes if device else None,
+        "libc": (device.libc or None) if device else None,
+        "cpus": (device.cpus or None) if device else None,
+        "memory_bytes": (device.memory_bytes or None) if device else None,
         "host": platform.platform(),
         "governor": " ".join(sorted(governors)) or None,
     }

@@ -410,4 +410,5 @@ class Lane:
             labels=self.request.labels,
             load_avg=self._gate.load_avg if self._gate else None,
             has_thermal_sensor=self._gate.has_sensor if self._gate else False,
+            driven=self.entry.driven,
         )

@@ -97,13 +97,16 @@ class Link:
             raise DeviceLost(f"{self._device}: was started anew while it was measured (its boot id has changed)")
 
     def _connect(self) -> None:
-        command = deploy.command(self._device, self._transport, self._entry, self._say)
         with self._turns.taken(self._stop):
-            running = deploy.start(self._device, self._transport, command)
+            running = deploy.launch(self._device, self._transport, self._entry, self._say)
         session = Session(self._device, running, leases.owner(), self._say)
         # A link that broke, or a host that died, left its lease behind.
         mine = leases.owner() if self.info else ""
-        session.open(gone=lambda holder: holder == mine or leases.orphaned(holder))
+        try:
+            session.open(gone=lambda holder: holder == mine or leases.orphaned(holder))
+        except BaseException:
+            running.process.end()
+            raise
         self._session, self.info = session, session.info
 
     def _disconnect(self) -> None:

@@ -46,6 +46,12 @@ def told_by_tool(processes: Sequence[Process]) -> Reason | None:
     return Reason("told_by_tool", "note", "latency", told)
 
 
+def driven() -> Reason:
+    """Nothing of ours was on the device while it was measured."""
+    told = "started by the device's shell over its link: sensors were read once a second, and its clocks not at all"
+    return Reason("driven_from_host", "note", "latency", told)
+
+
 def changed(processes: Sequence[Process]) -> Reason | None:
     """Processes of one case ran in different builds."""
     versions = dict.fromkeys(p.facts.runtime_version for p in processes if p.facts is not None)

@@ -254,6 +254,9 @@ class Session:
 
     def _job(self, case: Case, plan: Plan, files: JobFiles, phase: str, round_index: int) -> pb.Job:
         self.put([*case.files, *files.placed()])
+        if self.agent.place is not None:
+            tool = case.tool.files if case.tool is not None else ()
+            self.agent.place([case.model.files, case.setup.files, tool])
         return wire.job(case, plan, files, phase, round_index)
 
     def _ask(self, case: Case, plan: Plan, files: JobFiles, phase: str) -> list[pb.Event]:

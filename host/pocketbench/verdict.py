@@ -54,6 +54,7 @@ class Evidence:
     has_thermal_sensor: bool
     emulated_by: str
     sustained: bool = False
+    driven: bool = False
 
 
 def judge(evidence: Evidence) -> list[Reason]:
@@ -325,6 +326,11 @@ def told_by_tool(e: Evidence) -> Reason | None:
     return runtime_verdict.told_by_tool(e.processes)
 
 
+def driven_from_host(e: Evidence) -> Reason | None:
+    """The device was told by its shell what to do: nothing of ours saw the tool run."""
+    return runtime_verdict.driven() if e.driven else None
+
+
 def runtime_changed(e: Evidence) -> Reason | None:
     """Processes of one case ran in different builds: their median is of neither."""
     return runtime_verdict.changed(e.processes)
@@ -360,6 +366,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     coverage_unknown,
     software_adapter,
     told_by_tool,
+    driven_from_host,
     emulated,
 )
 

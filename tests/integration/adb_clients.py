@@ -106,7 +106,7 @@ class OurTransport:
 
     def feed(self, command: Sequence[str], line: str) -> str:
         process = self.transport.spawn(command, line)
-        said = process.read_line(TIMEOUT_S)
+        said = process.read_line(TIMEOUT_S).rstrip("\n")
         process.end()
         return said
 

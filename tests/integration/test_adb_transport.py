@@ -86,7 +86,7 @@ def test_a_device_that_reads_no_more(
 def test_a_process_keeps_its_stdin_and_ends(ours: Callable[[Daemon], Adb], device: Daemon) -> None:
     with opened(ours(device)) as transport:
         process = transport.spawn(["sh", "-c", 'while read -r line; do echo "<$line>"; done; echo bye >&2'], "first")
-        assert process.read_line(5) == "<first>"
+        assert process.read_line(5) == "<first>\n"
         with pytest.raises(NotReachable, match="phone: the agent said nothing"):
             process.read_line(0.3)
         process.end()
@@ -109,7 +109,7 @@ def test_a_process_that_will_not_end_is_killed(
 def test_a_process_does_not_outlive_the_link(ours: Callable[[Daemon], Adb], tmp_path: Path) -> None:
     with daemon(tmp_path / "root") as one, opened(ours(one)) as transport:
         process = transport.spawn(["sh", "-c", "read -r token; echo $$; sleep 30"], "token")
-        assert process.read_line(5).isdecimal()
+        assert process.read_line(5).strip().isdecimal()
         one.process.kill()
         assert process.read_line(SOON_S) == ""
         assert process.log_tail()

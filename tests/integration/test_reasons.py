@@ -52,6 +52,7 @@ PLANTED: Mapping[str, str] = {
     "run_failed": f"{NATIVE}::test_tools_that_misbehave",
     "not_available": f"{NATIVE}::test_tools_that_misbehave",
     "told_by_tool": f"{NATIVE}::test_benchmark_model_tells_a_median",
+    "driven_from_host": "integration/test_driven.py::test_a_tool_is_measured_from_here",
     "fidelity_unavailable": f"{NATIVE}::test_benchmark_model_tells_a_median",
     "emulated": f"{NATIVE}::test_benchmark_model_tells_a_median",
     "not_served": "integration/test_lab.py::test_what_nobody_serves_is_said_and_can_be_called_off",

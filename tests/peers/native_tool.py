@@ -3,8 +3,8 @@ prints a recorded output with the numbers of runs that it was asked for. It says
 
     write(folder / "benchmark_model", fixture, how)
 
-`how`: normal, dies (in the middle, of SIGSEGV), hangs, silent (prints nothing), fails (exit code 1), changes (another
-file the next time, as an update between two processes).
+`how`: normal, slow (two seconds), dies (in the middle, of SIGSEGV), hangs, silent (prints nothing), fails (code 1),
+changes (another file the next time, as an update between two processes).
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ for number, line in enumerate(lines):
         if HOW == "dies":
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGSEGV)
-        if HOW == "hangs":
+        if HOW in ("hangs", "slow"):
             sys.stdout.flush()
-            time.sleep(3600)
+            time.sleep(3600 if HOW == "hangs" else 2)
     print(line, end="", flush=True)
     if "Running benchmark" in line:
         time.sleep(0.05)

@@ -33,8 +33,12 @@ class Sshd:
 
 
 @contextmanager
-def sshd(folder: Path, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[Sshd]:
-    """Start one; its files lie in the folder. The prefix goes before its command: into a network, say."""
+def sshd(
+    folder: Path, address: str = "127.0.0.1", prefix: Sequence[str] = (), only: Path | None = None
+) -> Iterator[Sshd]:
+    """Start one; its files lie in the folder. The prefix goes before its command: into a network, say. `only` is a
+    folder of programs, `sh` among them, that sessions have instead of the user's shell and path.
+    """
     assert SSHD is not None
     folder.mkdir(mode=0o700)
     host_key, key = folder / "host", folder / "user"
@@ -47,7 +51,7 @@ def sshd(folder: Path, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -
     config.write_text(
         f"Port {port}\nListenAddress {address}\nHostKey {host_key}\nPidFile none\nStrictModes no\nUsePAM no\n"
         f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        "AllowTcpForwarding yes\nSubsystem sftp internal-sftp\n"
+        "AllowTcpForwarding yes\nSubsystem sftp internal-sftp\n" + _shell(only)
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     with (folder / "log").open("wb") as log:
@@ -58,6 +62,14 @@ def sshd(folder: Path, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -
     finally:
         server.terminate()
         server.wait(10)
+
+
+def _shell(only: Path | None) -> str:
+    if only is None:
+        return ""
+    # bash reads no .bashrc where it is not the first shell.
+    bare = f'exec /usr/bin/env -i HOME="$HOME" PATH={only} {only}/sh -c "$SSH_ORIGINAL_COMMAND"'
+    return f"SetEnv SHLVL=2\nForceCommand {bare}\n"
 
 
 def make_key(path: Path) -> None:

@@ -174,13 +174,28 @@ def test_observe_without_sensors_says_why(tmp_path: Path, monkeypatch: pytest.Mo
         assert found[key].missing and not found[key].value
 
 
+def test_a_device_that_is_elsewhere(tree: Path, tmp_path: Path) -> None:
+    """Of what is recorded nothing is this machine's: what the record lacks is unknown."""
+    write(tree, "facts.txt", "system=Linux\nnode=acme\nrelease=4.9-acme\nmachine=armv7l\ndf=/dev/x 9 8 7 50% /\n")
+    info = device_info.device_info(tmp_path)
+    assert (info.kernel, info.arch, info.cpus, info.free_bytes) == ("4.9-acme", "armv7l", 2, 7 * 1024)
+    assert (info.libc, info.python) == ("", "")
+    assert device_info.load_average() is None
+    write(tree, "proc/loadavg", "3.50 1 1 1/2 3\n")
+    assert device_info.load_average() == 3.5
+    for name in ("facts.txt", "proc/cpuinfo", "etc/os-release"):
+        (tree / name).unlink()
+    write(tree, "facts.txt", "node=acme\n")
+    assert (device_info.device_info(tmp_path).cpus, device_info.device_info(tmp_path).free_bytes) == (0, 0)
+
+
 def test_observe_counts_busy_time_over_the_window(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(seconds: float) -> None:
         assert seconds == 0.25
         write(tree, "proc/stat", "cpu  140 5 50 1060 20 3 2 7 0 0\n")
 
     monkeypatch.setattr("pocketbench_agent.observe.time.sleep", work)
-    monkeypatch.setattr("pocketbench_agent.observe.os.cpu_count", lambda: 4)
+    monkeypatch.setattr("pocketbench_agent.device_info.os.cpu_count", lambda: 4)
     (busy,) = [r for r in observe.observe(0.25) if r.quantity == "busy"]
     assert list(busy.value) == [round(1000 * 4 * 0.4)]
     assert busy.unit == "milli-core"

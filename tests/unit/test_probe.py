@@ -56,7 +56,7 @@ def test_an_old_python_is_none_unless_it_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("arch=aarch64", "arch=armv7l"), "is a 32-bit system"),
+        (("arch=aarch64", "arch=armv7l"), r"is a 32-bit system \(armv7l\).* with 'python: host'"),
         (("True", "False"), "is a 32-bit system"),
         (("system=Linux", "system=Darwin"), "is no Linux that answers"),
         (("free=", "fee="), "/w cannot be made there: name another with 'workdir'"),
@@ -205,7 +205,7 @@ def test_old_agents_go_when_space_is_short(tmp_path: Path) -> None:
     remote._make_room("pi5", Shell(), probed, kept, 20_000)  # type: ignore[arg-type]
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*"))
     assert left == ["agents/new", "home/blobs", "pythons/new"]
-    with pytest.raises(NotReachable, match=r"MB are free in .*; make room there, or name another folder"):
+    with pytest.raises(NotReachable, match=r"MB are free in .*; make room there, or name another .*'python: host'"):
         remote._make_room("pi5", Shell(), probed, kept, 10**18)  # type: ignore[arg-type]
 
 

@@ -435,6 +435,11 @@ def test_told_by_tool() -> None:
     only(facts.evidence(by_tool(min_ns=0.0)), "implausible_latency", "invalid")
 
 
+def test_driven_from_host() -> None:
+    noted(facts.evidence(driven=True), "driven_from_host")
+    assert "driven_from_host" not in notes(facts.evidence(by_tool(median_ns=7e6)))
+
+
 def test_runtime_changed() -> None:
     first, *rest = facts.processes()
     other = replace(first, facts=replace(facts.FILE_FACTS, runtime_version="1.33.0"))

@@ -81,11 +81,12 @@ class Told:
 class Tool(Protocol):
     """A module of this package. LOOPED: the tool makes as many runs as it is told, however long they take, so that it
     is started once before to learn how long. STAGES: what a line holds when a stage of the worker begins, in
-    their order. PRECISION: what is to be known of the weights.
+    their order. LEAVES: files of its scratch folder that are read. PRECISION: what is to be known of the weights.
     """
 
     LOOPED: bool
     STAGES: Sequence[tuple[str, str]]
+    LEAVES: Sequence[str]
     PRECISION: str
     arguments: Callable[[Ask], list[str]]
     told: Callable[[str, Ask], Told]

@@ -8,6 +8,7 @@ are told with two decimals of a millisecond, and no median.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketbench_agent.errors import NotAvailable
@@ -16,6 +17,7 @@ from pocketbench_agent.runtimes import Placement
 
 LOOPED = False
 STAGES = (*benchmark_model.STAGES[:2], ("BENCHMARK RESULTS", "report"))
+LEAVES: Sequence[str] = ()
 PRECISION = benchmark_model.PRECISION
 MS = 1_000_000.0
 

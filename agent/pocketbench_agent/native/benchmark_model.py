@@ -21,6 +21,7 @@ STAGES = (
     ("Running benchmark for at least", "timed"),
     ("nference timings in us", "report"),
 )
+LEAVES: Sequence[str] = ()
 PRECISION = "as the tool has it"
 US = 1000.0
 MIB = 1024 * 1024

@@ -7,6 +7,7 @@ decimals of a millisecond: no median, no load time. Weights are zeros, whatever 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pocketbench_agent.runtimes import Placement
 
 LOOPED = True
 STAGES = (("cooling_down =", "warm_up"),)
+LEAVES: Sequence[str] = ()
 PRECISION = "weights of zeros, whatever the file holds"
 MS = 1_000_000.0
 GPU = ("gpu", "vulkan")

@@ -22,6 +22,7 @@ LOOPED = True
 STAGES = (("Session creation time cost", "timed"), ("Total inference requests", "report"))
 PRECISION = "as the tool has it"
 RESULTS = "results.csv"
+LEAVES = (RESULTS,)
 MS, S = 1_000_000.0, 1_000_000_000.0
 CPU = "CPUExecutionProvider"
 

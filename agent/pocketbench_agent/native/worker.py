@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from pocketbench_agent import libraries
+from pocketbench_agent import driven
 from pocketbench_agent.emitter import Emitter, serve
 from pocketbench_agent.errors import NotAvailable, ProgramEnded, StageError
 from pocketbench_agent.native import Ask, Statistics, Told, Tool, emulated_by, tool
+from pocketbench_agent.native.start import Here, Program, Ran, There
 from pocketbench_agent.rpc import agent_pb2 as pb
-from pocketbench_agent.worker import conditions, options_of, pin, placed_event
+from pocketbench_agent.worker import conditions, options_of, placed_event
 
-LOOK_S = 0.05
-# A tool that prints without end is ended by the deadline, and must not take the memory until then.
-TEXT_BYTES = 8 * 1024 * 1024
 # Runs of the start that tells how long one lasts.
 FEW = 4
-
-
-@dataclass(frozen=True)
-class Ran:
-    """One start of the tool: what it printed on both streams, its exit code (of a signal negative), and the most memory
-    that was seen of it.
-    """
-
-    text: str
-    code: int
-    peak_bytes: int | None
 
 
 def main() -> int:
@@ -49,13 +30,12 @@ def main() -> int:
 
 def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
     emitter.begin("start")
-    _check(job)
-    pin(job.placement.cpus)
+    link = driven.link()
+    _check(job, link)
+    module = tool(job.program.tool.name)
+    program: Program = Here(job) if link is None else There(link, job)
     emitter.begin("runtime")
-    told = job.program.tool
-    module = tool(told.name)
-    program = Path(told.path or told.files[0].path)
-    version = _version(program, told.name)
+    version = program.version(job.program.tool.name)
     with tempfile.TemporaryDirectory() as scratch:
         ask = _ask(job, Path(scratch))
         if job.phase == "profile":
@@ -66,8 +46,13 @@ def _run(job: pb.Job, stdin: BinaryIO, emitter: Emitter) -> None:
             _measure(program, module, ask, version, emitter)
 
 
-def _check(job: pb.Job) -> None:
+def _check(job: pb.Job, link: driven.Link | None) -> None:
     """NotAvailable for what no tool can do."""
+    if link is not None and job.program.runtime != "native":
+        raise NotAvailable(
+            f"nothing of ours runs on this device ('python: host' in devices.yaml), {job.program.runtime} included: "
+            "its vendor's tools alone can be measured, with --runtime native"
+        )
     told = job.program.tool
     suffix = Path(job.files[0].path).suffix
     if not told.name:
@@ -104,7 +89,7 @@ def _ask(job: pb.Job, scratch: Path) -> Ask:
     )
 
 
-def _measure(program: Path, module: Tool, ask: Ask, version: str, emitter: Emitter) -> None:
+def _measure(program: Program, module: Tool, ask: Ask, version: str, emitter: Emitter) -> None:
     learnt = Told()
     if module.LOOPED:
         learnt = _believed(program, module, replace(ask, loops=FEW, warm_up_runs=1, verbose=True))
@@ -117,7 +102,7 @@ def _measure(program: Path, module: Tool, ask: Ask, version: str, emitter: Emitt
         if coming and coming[0][0] in line:
             emitter.begin(coming.pop(0)[1])
 
-    ran = _start(program, module.arguments(ask), stage)
+    ran = program.start(module.arguments(ask), ask.scratch, module.LEAVES, stage)
     after = conditions()
     told = _read(program, module, ran, ask)
     if emitter.stage != "report":
@@ -125,11 +110,15 @@ def _measure(program: Path, module: Tool, ask: Ask, version: str, emitter: Emitt
     now = time.perf_counter_ns()
     emitter.reading("memory", "peak", "bytes", (now, ran.peak_bytes))
     emitter.reading("memory", "model", "bytes", (now, told.model_bytes))
+    if program.kept:
+        emitter.reading("programs", "kept", "bytes", *program.kept)
     for key, value in before[1].items():
-        if key[0] != "worker":
+        # The clocks are this machine's, which is not always the device.
+        if key[0] != "worker" and (key[0] != "clock" or isinstance(program, Here)):
             emitter.reading(*key, (before[0], value), (after[0], after[1][key]))
     facts = pb.ModelFacts(runtime_version=version, precision=module.PRECISION, inputs_from="tool")
-    facts.python, facts.emulated_by = sys.version.split()[0], emulated_by(ran.text)
+    facts.python = sys.version.split()[0] if isinstance(program, Here) else ""
+    facts.emulated_by = emulated_by(ran.text)
     emitter.send(facts=facts)
     _send(told, ask, emitter)
     placement = told.placement or learnt.placement
@@ -154,7 +143,7 @@ def _mean_ns(told: Told) -> float:
     return max(1.0, (told.timed.mean_ns if told.timed is not None else None) or 1.0)
 
 
-def _profile(program: Path, module: Tool, ask: Ask, emitter: Emitter) -> None:
+def _profile(program: Program, module: Tool, ask: Ask, emitter: Emitter) -> None:
     told = _believed(program, module, ask)
     if not told.profile:
         raise NotAvailable("this tool does not tell where its time goes")
@@ -192,15 +181,17 @@ def _statistics(phase: str, found: Statistics) -> pb.Statistics:
     )
 
 
-def _believed(program: Path, module: Tool, ask: Ask) -> Told:
+def _believed(program: Program, module: Tool, ask: Ask) -> Told:
     """A start that is not measured."""
-    told = _read(program, module, _start(program, module.arguments(ask), lambda line: None), ask)
+    told = _read(
+        program, module, program.start(module.arguments(ask), ask.scratch, module.LEAVES, lambda line: None), ask
+    )
     for left in ask.scratch.iterdir():
         left.unlink()
     return told
 
 
-def _read(program: Path, module: Tool, ran: Ran, ask: Ask) -> Told:
+def _read(program: Program, module: Tool, ran: Ran, ask: Ask) -> Told:
     """What the tool said; an error where it failed, said that it did, or told no time."""
     told = module.told(ran.text, ask)
     if told.missing:
@@ -217,70 +208,6 @@ def _read(program: Path, module: Tool, ran: Ran, ask: Ask) -> Told:
         said = f"; its last line is: {lines[-1][:200]}" if lines else ", and printed nothing"
         raise ProgramEnded(f"{program.name} ended without a result{said}")
     return told
-
-
-def _start(program: Path, arguments: list[str], line_seen: Callable[[str], None]) -> Ran:
-    """Run to the end; the agent ends it, with this worker, at the job's deadline. StageError: it cannot be started."""
-    folders = [str(program.parent.absolute()), str(Path.cwd() / ".delegate"), os.environ.get("LD_LIBRARY_PATH", "")]
-    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))}
-    try:
-        running = subprocess.Popen(
-            [str(program.absolute()), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    except OSError as error:
-        raise StageError(f"{program.name} cannot be started: {error.strerror}") from error
-    kept: list[str] = []
-
-    def follow() -> None:
-        size = 0
-        assert running.stdout is not None
-        for data in iter(lambda: running.stdout.readline(65536), b""):  # type: ignore[union-attr]
-            sys.stderr.write(line := data.decode(errors="replace"))
-            if size < TEXT_BYTES:
-                kept.append(line)
-                size += len(data)
-                line_seen(line)
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    peak: int | None = None
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(LOOK_S)
-            break
-        seen = _peak_bytes(running.pid)
-        peak = seen if peak is None else max(peak, seen or 0)
-    follower.join(5.0)
-    return Ran("".join(kept), running.returncode, peak)
-
-
-def _peak_bytes(pid: int) -> int | None:
-    """The most resident memory of the largest of a process and its children: a tool may be started by a script."""
-    found: list[int] = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                found.append(int(line.split()[1]) * 1024)
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        found += [peak for child in children if (peak := _peak_bytes(int(child))) is not None]
-    return max(found, default=None)
-
-
-def _version(program: Path, name: str) -> str:
-    """The tool's name with the beginning of its sha256: they do not tell their version themselves."""
-    if not program.is_file():
-        raise NotAvailable(f"{program}: this device has no such file (native_tools in devices.yaml)")
-    content = program.read_bytes()
-    if content[:2] != b"#!":
-        libraries.check(program, "program")
-    with contextlib.suppress(OSError):
-        # Files arrive without the right to be executed.
-        program.chmod(program.stat().st_mode | 0o100)
-    return f"{name} {hashlib.sha256(content).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":

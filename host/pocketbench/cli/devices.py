@@ -204,13 +204,16 @@ def _as_table(rows: list[Row], conditions: Mapping[str, Condition]) -> str:
 
     from pocketbench.condition import GOOD, Condition
     from pocketbench.models import printable
+    from pocketbench.plan import NATIVE
 
     headings = ["name", "reached by", "state", "model", "SoC", "OS", "arch", "runtimes", "delegates", "sensors"]
     cells = []
     for row in rows:
         told = row.survey
         facts = [told.model, told.soc, told.os, told.arch] if told else [""] * 4
-        runtimes = ", ".join(f"{name} {versions[-1]}" for name, versions in row.runtimes.items())
+        # Of the vendor's tools any may be asked for, of a runtime's versions the last is the default.
+        shown_versions = {n: v if n == NATIVE else v[-1:] for n, v in row.runtimes.items()}
+        runtimes = ", ".join(f"{name} {version}" for name, v in shown_versions.items() for version in v)
         sensors = ", ".join(told.sensors) if told else ""
         reached = f"{row.transport} {row.address}".strip()
         health = conditions.get(row.name, Condition(GOOD))
@@ -319,9 +322,15 @@ def _shell_line(entry: DeviceEntry) -> str:
 
 
 def _log(name: str, entry: DeviceEntry, lines: int) -> list[str]:
+    from pocketbench.config.devices import DeviceEntry
     from pocketbench.devices.survey import places
     from pocketbench.transports import create
 
+    if entry.driven:
+        # Its agent runs here.
+        from pocketbench.driven.agent import folder_of
+
+        entry = DeviceEntry(transport="local", workdir=str(folder_of(name)))
     script = places(entry) + LOG.format(no_log=NO_LOG, lines=lines)
     transport = create(name, entry)
     transport.open()

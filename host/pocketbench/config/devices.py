@@ -13,6 +13,8 @@ from pocketbench.errors import ConfigError, UsageError, nearest
 
 VARIABLE = "POCKETBENCH_DEVICES"
 LOCAL = "local"
+# As `python`: nothing of ours runs there, and the agent drives the device from this host.
+HOST = "host"
 # Before a kind: whichever of its devices is free.
 ANY = "any:"
 DEVICE_METERS = ("battery", "dumpsys", "odpm", "hwmon", "iio", "pmic", "rapl", "powerstats")
@@ -141,6 +143,17 @@ class DeviceEntry(_Keys):
     """One device."""
 
     transport: Reached
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> DeviceEntry:
+        if self.driven and self.transport == "local":
+            raise ValueError("'python: host' is for devices over adb or ssh: the agent of a local one runs here anyway")
+        return self
+
+    @property
+    def driven(self) -> bool:
+        """Does the agent stay on this host, and start the vendor's tool by the device's shell?"""
+        return self.python == HOST
 
 
 class Defaults(_Keys):

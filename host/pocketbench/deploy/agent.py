@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceBusy, NotReachable
-from pocketbench.models import printable
+from pocketbench.models import PlacedFile, printable
 from pocketbench.transports import Spawned, Transport
 
 HANDSHAKE_TIMEOUT_S = 60.0
@@ -27,6 +27,8 @@ class RunningAgent:
     token: str = field(repr=False)
     build: str
     process: Spawned
+    # Of an agent that is not on its device: has sets of files put there. The errors are DeviceErrors.
+    place: Callable[[Sequence[Sequence[PlacedFile]]], None] | None = None
 
 
 def local_home(entry: DeviceEntry | None = None) -> Path:
@@ -52,11 +54,20 @@ def command(device: str, transport: Transport, entry: DeviceEntry, say: Callable
     return command_for(device, transport, entry, say)
 
 
+def launch(device: str, transport: Transport, entry: DeviceEntry, say: Callable[[str], None]) -> RunningAgent:
+    """Start the agent of a device, put there first where it is not. NotReachable, or DeviceBusy."""
+    if entry.driven:
+        from pocketbench.driven import agent as driven
+
+        return driven.launch(device, transport, entry, say)
+    return start(device, transport, command(device, transport, entry, say))
+
+
 def start(device: str, transport: Transport, command: Sequence[str]) -> RunningAgent:
     """Spawn the agent and read its handshake. NotReachable, or DeviceBusy where another agent has the home."""
     token = secrets.token_hex(32)
     process = transport.spawn(command, token)
-    line = process.read_line(HANDSHAKE_TIMEOUT_S)
+    line = process.read_line(HANDSHAKE_TIMEOUT_S).strip()
     try:
         told = json.loads(line)
     except (ValueError, RecursionError):

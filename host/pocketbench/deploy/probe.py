@@ -52,6 +52,8 @@ for f in pythons/*/complete agents/*/complete; do [ -f "$f" ] && echo "have.$f=1
 echo "now=$(date +%s)"
 """
 )
+# Where nothing of ours can run.
+REMEDY = "with 'python: host' and native_tools in devices.yaml its vendor's tools can be measured from here"
 # A lease lasts 90 s: one that seems to last so long tells of a clock that was set.
 LONGEST_LEASE_S = 3600
 
@@ -88,7 +90,7 @@ def probe(device: str, transport: Transport, entry: DeviceEntry) -> Probed:
 
 def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
     """The answer of the script. The same errors as `probe`."""
-    told = _facts(done)
+    told = facts(done)
     if told.get("system") != "Linux" or "arch" not in told:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()[:200]
         raise NotReachable(f"{device}: is no Linux that answers (it said {said!r})")
@@ -103,7 +105,7 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
     whole = match is not None and match[6] != "False"
     usable = match is not None and version >= OLDEST_PYTHON and match[5] == "True" and whole
     if told["arch"] not in ARCHITECTURES or (match is not None and match[5] == "False"):
-        raise NotReachable(f"{device}: is a 32-bit system ({told['arch']}); pocketbench needs a 64-bit one")
+        raise NotReachable(f"{device}: is a 32-bit system ({told['arch']}); pocketbench needs a 64-bit one: {REMEDY}")
     if not usable and entry.python not in (None, "bundle"):
         found = f"{match[1]} is Python {match[2]}.{match[3]}" if match else "there is none"
         if match is not None and not whole:
@@ -143,6 +145,7 @@ def holder(lease: str, now: str) -> str:
         return ""
 
 
-def _facts(done: Completed) -> Mapping[str, str]:
+def facts(done: Completed) -> Mapping[str, str]:
+    """The lines of key=value that a script answered."""
     lines = done.stdout.decode(errors="replace").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)

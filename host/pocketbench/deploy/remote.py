@@ -16,7 +16,7 @@ from pathlib import Path
 import pocketbench_agent
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import bundle as bundles
-from pocketbench.deploy.probe import Probed, free_bytes, probe
+from pocketbench.deploy.probe import REMEDY, Probed, free_bytes, probe
 from pocketbench.deploy.runtimes import agent_pins, install_wheels, pack
 from pocketbench.errors import DeviceBusy, NotReachable
 from pocketbench.models import PlacedFile, place
@@ -180,12 +180,12 @@ def _put_bundle(device: str, transport: Transport, bundle: bundles.Bundle, folde
     if done.code == BAD_SYSTEM_CALL or b"Bad system call" in done.stderr:
         raise NotReachable(
             f"{device}: its kernel filter blocks a system call that the bundle's C library makes (SIGSYS); the agent "
-            "cannot run there"
+            f"cannot run there: {REMEDY}"
         )
     if done.code == NOT_EXECUTABLE:
         raise NotReachable(
             f"{device}: nothing runs from {folder} (is it mounted noexec?): name another folder with 'workdir' in "
-            "devices.yaml"
+            f"devices.yaml; {REMEDY}, where they lie in a folder that programs run from (device:PATH)"
         )
     _must(device, done)
 
@@ -224,7 +224,7 @@ def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence
     if free < wanted_bytes:
         raise NotReachable(
             f"{device}: {free / 1e6:.0f} MB are free in {probed.workdir}, {wanted_bytes / 1e6:.0f} are needed; "
-            "make room there, or name another folder with 'workdir' in devices.yaml"
+            f"make room there, or name another folder with 'workdir' in devices.yaml; {REMEDY}"
         )
 
 

@@ -63,7 +63,8 @@ def archive(choice: RuntimeChoice, device: Device, say: Callable[[str], None]) -
 
     NotReachable where it can be had from nowhere; the message says what to install.
     """
-    if choice.name not in DISTRIBUTIONS:
+    # Where no Python of ours runs nothing is sent: the agent says why it cannot be measured there.
+    if choice.name not in DISTRIBUTIONS or not device.python:
         return None
     own = installed(choice.name)
     if choice.name in device.runtimes and choice.version in (None, own):

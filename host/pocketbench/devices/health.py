@@ -23,6 +23,7 @@ from pocketbench.devices.survey import Survey, places, survey, unusable
 from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
 from pocketbench.measurement import Observation
 from pocketbench.models import open_model, place
+from pocketbench.native_tools import ON_DEVICE
 from pocketbench.plan import Case, Plan, RuntimeChoice
 from pocketbench.session import Session
 from pocketbench.store import lease as leases
@@ -98,7 +99,7 @@ def keep(name: str, wrong: Sequence[Finding], store: Store) -> None:
 
 def _system(entry: DeviceEntry, transport: Transport) -> Iterator[Finding]:
     told = survey(transport, entry)
-    why = unusable(told, entry.transport)
+    why = unusable(told, entry.transport, entry.driven)
     system = f"{told.os or told.system}, {told.arch}, {told.bits or '?'} bits"
     yield Finding("system", "failed", why) if why else Finding("system", "ok", system)
     if why:
@@ -106,7 +107,8 @@ def _system(entry: DeviceEntry, transport: Transport) -> Iterator[Finding]:
     free = "unknown" if told.free_bytes is None else f"{told.free_bytes / 1e9:.1f} GB"
     yield Finding("room", "ok" if told.free_bytes is not None else "warning", f"{free} free at {told.workdir}")
     yield _exec(entry, transport)
-    yield _seccomp(told)
+    if not entry.driven:
+        yield _seccomp(told)
     yield _clock(transport)
 
 
@@ -119,8 +121,11 @@ def _exec(entry: DeviceEntry, transport: Transport) -> Finding:
     folder = next((line[3:] for line in lines if line.startswith("at=")), "") or "the work folder"
     mount = noexec(folder, lines)
     why = f"{mount} is mounted noexec" if mount else _last(done.stderr) or f"code {done.code}"
+    # Tools of the device itself are started from where they lie.
+    own = entry.driven and all(tool.path.startswith(ON_DEVICE) for tool in entry.native_tools.values())
+    verdict: Literal["warning", "failed"] = "warning" if own else "failed"
     return Finding(
-        "exec", "failed", f"nothing runs from {folder}: {why}: name another folder with 'workdir' in devices.yaml"
+        "exec", verdict, f"nothing runs from {folder}: {why}: name another folder with 'workdir' in devices.yaml"
     )
 
 
@@ -170,7 +175,7 @@ def _agent(
     # A check is short: who takes the device over meanwhile is refused by the agent's own lease.
     with leases.kept(store, leases.place(name, entry), lambda: None):
         try:
-            running = deploy.start(name, transport, deploy.command(name, transport, entry, say))
+            running = deploy.launch(name, transport, entry, say)
         except NotReachable as error:
             yield _failed("agent", name, error)
             return
@@ -180,9 +185,13 @@ def _agent(
             session.open(gone=leases.orphaned)
             info = session.info
             yield Finding("lease", "ok", "free")
-            yield Finding(
-                "agent", "ok", f"build {info.agent_build[:12]}, Python {info.python}, {info.libc or 'no libc'}"
-            )
+            build = f"build {info.agent_build[:12]}"
+            if entry.driven:
+                yield Finding("agent", "ok", f"{build}, on this host: no model of known behaviour can run there")
+                yield from _tools(name, entry, transport)
+                yield from readings(session.observe(WINDOW_S))
+                return
+            yield Finding("agent", "ok", f"{build}, Python {info.python}, {info.libc or 'no libc'}")
             with tempfile.TemporaryDirectory(prefix="pocketbench-") as scratch:
                 yield _null(name, session, Path(scratch))
                 yield _litert(name, session, Path(scratch), say)
@@ -192,6 +201,20 @@ def _agent(
         finally:
             session.close()
             running.process.end()
+
+
+def _tools(name: str, entry: DeviceEntry, transport: Transport) -> Iterator[Finding]:
+    """Is each file there that devices.yaml names? None is started: only with a model it has something to do."""
+    for tool, told in entry.native_tools.items():
+        here = [path for path in (told.path, *told.files) if not path.startswith(ON_DEVICE)]
+        if missing := next((path for path in here if not Path(path).is_file()), None):
+            yield Finding("tool", "failed", f"{tool}: {missing}: this host has no such file")
+            continue
+        path = told.path.removeprefix(ON_DEVICE)
+        if told.path != path and transport.run(["sh", "-c", '[ -x "$1" ]', "sh", path], RUN_S).code:
+            yield Finding("tool", "failed", f"{tool}: {path}: no program there, or one that this user may not start")
+            continue
+        yield Finding("tool", "ok", f"{tool}: {'is there' if told.path != path else 'can be sent'}")
 
 
 def _null(name: str, session: Session, scratch: Path) -> Finding:

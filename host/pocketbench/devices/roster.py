@@ -14,6 +14,7 @@ from pocketbench.deploy.probe import ARCHITECTURES
 from pocketbench.devices import abilities
 from pocketbench.devices.survey import Survey, survey, unusable
 from pocketbench.errors import DeviceError, NotReachable
+from pocketbench.plan import NATIVE
 from pocketbench.transports import create
 
 # A little more than any transport waits for a connection, so that its own word is heard.
@@ -86,16 +87,21 @@ def contact(name: str, entry: DeviceEntry, held: str | None = None) -> Row:
     finally:
         with suppress(Exception):
             transport.close()
-    return judged(base, told, held)
+    return judged(base, told, held, tuple(entry.native_tools) if entry.driven else None)
 
 
-def judged(base: Row, told: Survey, held: str | None) -> Row:
-    """A device that answered: usable or not, busy or ready."""
-    why = unusable(told, base.transport)
+def judged(base: Row, told: Survey, held: str | None, tools: tuple[str, ...] | None = None) -> Row:
+    """A device that answered: usable or not, busy or ready; `tools` are all that a driven one can be measured with."""
+    why = unusable(told, base.transport, tools is not None)
     holder = held or told.holder
     state, remedy = READY, ""
     if why:
         state, remedy = NOT_USABLE, f"{base.name}: {why}"
+    elif tools == ():
+        state, remedy = (
+            NOT_USABLE,
+            f"{base.name}: 'python: host' needs native_tools in devices.yaml, and there are none",
+        )
     elif holder:
         state, remedy = BUSY, f"{base.name}: in use by {holder}: wait for it, or end it there"
     return replace(
@@ -103,7 +109,7 @@ def judged(base: Row, told: Survey, held: str | None) -> Row:
         state=state,
         remedy=remedy,
         survey=told,
-        runtimes={} if why else _runtimes(base.transport, told.arch),
+        runtimes={} if why else _runtimes(base.transport, told.arch) if tools is None else {NATIVE: tools},
         delegates=() if why else _delegates(base.name),
     )
 

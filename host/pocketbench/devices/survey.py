@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy.agent import local_home
-from pocketbench.deploy.probe import ARCHITECTURES, WORKDIR, free_bytes, holder
+from pocketbench.deploy.probe import ARCHITECTURES, REMEDY, WORKDIR, free_bytes, holder
 from pocketbench.deploy.remote import ROOM_BYTES
 from pocketbench.models import printable
 from pocketbench.transports import Transport
@@ -137,23 +137,26 @@ def parse(answer: bytes) -> Survey:
     )
 
 
-def unusable(told: Survey, transport: str) -> str:
-    """Why this version cannot measure there, with what to do; empty where it can."""
+def unusable(told: Survey, transport: str, driven: bool = False) -> str:
+    """Why this version cannot measure there, with what to do; empty where it can. On a device that is `driven` from
+    this host nothing of ours has to run.
+    """
     if transport == "local":
         return ""
     if not told.complete:
         return "its answer broke off: run this again"
     if told.system != "Linux":
         return f"it is no Linux (it says {told.system or 'nothing'!r})"
-    if told.bits == 32 or told.arch not in ARCHITECTURES:
+    if not driven and (told.bits == 32 or told.arch not in ARCHITECTURES):
         what = "a 32-bit system" if told.bits == 32 or told.bits is None else f"the processor is {told.arch}"
-        return f"{what} ({told.arch}): a 64-bit system on {' or '.join(ARCHITECTURES)} is needed: install one"
+        needed = f"a 64-bit system on {' or '.join(ARCHITECTURES)} is needed: install one"
+        return f"{what} ({told.arch}): {needed}; {REMEDY}"
     if told.writable is False:
         return f"{told.workdir} cannot be written there: name another folder with 'workdir' in devices.yaml"
-    if told.free_bytes is not None and told.free_bytes < ROOM_BYTES:
+    if not driven and told.free_bytes is not None and told.free_bytes < ROOM_BYTES:
         return (
             f"{told.free_bytes / 1e6:.0f} MB are free at {told.workdir}, {ROOM_BYTES / 1e6:.0f} are needed: make "
-            "room, or name another folder with 'workdir' in devices.yaml"
+            f"room, or name another folder with 'workdir' in devices.yaml; {REMEDY}"
         )
     return ""
 

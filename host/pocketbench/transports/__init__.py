@@ -35,7 +35,7 @@ class Spawned(Protocol):
     """A process on the device that outlives the call that started it."""
 
     def read_line(self, timeout_s: float) -> str:
-        """The next line of its stdout; empty at the end. NotReachable after the timeout."""
+        """The next line of its stdout, with its line feed; empty at the end. NotReachable after the timeout."""
 
     def log_tail(self) -> str:
         """The last lines of its stderr, for when something went wrong."""

@@ -56,6 +56,7 @@ class AdbProcess:
 
     def end(self) -> None:
         """Close stdin, then terminate, then kill; where the link is gone the device has done it."""
+        self._output.unheard()
         with contextlib.suppress(LinkError):
             self._frames.write(CLOSE_STDIN, b"", END_WAIT_S)
         for signal in ("TERM", "KILL"):
@@ -81,6 +82,7 @@ class AdbProcess:
                     break
                 if identity in rest:
                     *lines, rest[identity] = (rest[identity] + data).split(b"\n")
+                    lines = [line + b"\n" for line in lines]
                     if len(rest[identity]) > MAX_LINE:
                         lines, rest[identity] = [*lines, rest[identity]], b""
                     for line in lines:
@@ -94,11 +96,11 @@ class AdbProcess:
         self._output.end()
 
     def _take(self, identity: int, data: bytes) -> None:
-        line = data.decode(errors="replace").strip()
+        line = data.decode(errors="replace")
         if identity == STDERR:
             self._output.log(line)
         elif not self._pid:
-            word, _, number = line.partition(" ")
+            word, _, number = line.strip().partition(" ")
             if word == MARK and number.isdecimal():
                 self._pid = int(number)
             else:

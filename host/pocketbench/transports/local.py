@@ -87,6 +87,7 @@ class LocalProcess:
 
     def end(self) -> None:
         """Close stdin, then terminate, then kill."""
+        self._output.unheard()
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

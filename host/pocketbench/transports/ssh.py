@@ -270,6 +270,7 @@ class SshProcess:
 
     def end(self) -> None:
         """Close stdin, which ends the agent, and the channel."""
+        self._output.unheard()
         try:
             self._channel.shutdown_write()
             self._channel.status_event.wait(END_WAIT_S)
