@@ -96,8 +96,16 @@ def test_a_command_with_its_streams_code_and_memory(shell: Sequence[str], workdi
     assert sorted(path.name for path in workdir.iterdir()) == ["driven", "home", "tmp"]
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Under nohup SIGHUP is ignored, and a shell cannot change that; an adbd does not ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_all_that_a_command_started_ends_with_its_stdin_its_time_and_itself(
-    shell: Sequence[str], workdir: Path
+    shell: Sequence[str], workdir: Path, hangup: None
 ) -> None:
     seconds = str(4000 + os.getpid() / 1e6)
     tree = ("sh", "-c", f"sleep {seconds} & sleep {seconds} & wait")
