@@ -119,3 +119,63 @@ def test_without_a_layer_there_is_nothing_to_prune() -> None:
     network = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten())
     with pytest.raises(StepFailed, match=r"prune:0\.1: the network has no convolution or linear layer"):
         prune.Prune(0.1).apply(network, NetworkContext(samples(), {}, network, print))
+
+
+class Blocks(torch.nn.Module):
+    """Two blocks on a common stream, with a depthwise layer inside, or without."""
+
+    def __init__(self, deep: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        groups = 32 if deep else 1
+        self.stem = torch.nn.Conv2d(1, 8, 3, padding=1)
+        self.expand = torch.nn.ModuleList(torch.nn.Conv2d(8, 32, 1) for _ in range(2))
+        self.middle = torch.nn.ModuleList(torch.nn.Conv2d(32, 32, 3, padding=1, groups=groups) for _ in range(2))
+        self.project = torch.nn.ModuleList(torch.nn.Conv2d(32, 8, 1) for _ in range(2))
+        self.last = torch.nn.Conv2d(8, 16, 1)
+        self.head = torch.nn.Conv2d(16, 4, 1)
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """Of the head."""
+        stream = self.stem(given).relu()
+        for expand, middle, project in zip(self.expand, self.middle, self.project, strict=True):
+            stream = stream + project(middle(expand(stream).relu()).relu())
+        found: torch.Tensor = self.head(self.last(stream).relu())
+        return found
+
+
+def test_what_stays_inside_a_block() -> None:
+    """The common stream belongs to nobody; beside depthwise layers only what passes through them is cut."""
+    example = (torch.from_numpy(samples()[0][0]),)
+    inside = ["expand.0", "expand.1", "middle.0", "middle.1"]
+    assert prune.within(Blocks(True).eval(), example, ["head"]) == inside
+    assert prune.within(Blocks(False).eval(), example, ["head"]) == [*inside, "last"]
+
+
+def test_the_ranking_that_serves_the_outputs_best_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On samples that nothing was fitted to."""
+    network = Blocks(True).eval()
+    given = NetworkContext(samples(count=40), {}, network, print)
+    noises: list[float] = []
+    cuts: list[float] = []
+    noise, nearest = prune._noise, prune._nearest
+
+    def heard(source: Any, made: Any, judged: Any) -> float:
+        assert all(one is two for one, two in zip(judged, given.samples[: prune.JUDGED], strict=True))
+        noises.append(noise(source, made, judged))
+        return noises[-1]
+
+    def seen(*arguments: Any) -> prune.Pruned:
+        made = nearest(*arguments)
+        cuts.append(made.cut)
+        return made
+
+    monkeypatch.setattr(prune, "_noise", heard)
+    monkeypatch.setattr(prune, "_nearest", seen)
+    after, done = prune.Prune(0.25).apply(network, given)
+    # Before and after, of the one and of the other.
+    (_, first, _, second), (one, other) = noises, cuts
+    better = second <= prune.BLIND * first and other >= prune.AS_MUCH * one
+    assert done.facts["importance"] == (prune.MAGNITUDE if better else prune.OUTPUTS)
+    assert done.facts["recovery"]["noise"] == pytest.approx(second if better else first, abs=1e-4)
+    assert after.head.out_channels == 4

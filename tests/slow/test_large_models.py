@@ -18,7 +18,7 @@ SIZE = 4 * 1024**3 + 1
 # The file itself is sparse; its copy on the device is not.
 ROOM_GB = 10
 ORDINARY = 64 * 1024**2
-GROWTH_KB = 64 * 1024
+GROWTH_KB = 96 * 1024
 FREE_GB = shutil.disk_usage("/tmp").free / 1e9
 pytestmark = [
     pytest.mark.skipif(FREE_GB < ROOM_GB, reason=f"{FREE_GB:.0f} GB are free here, {ROOM_GB} are needed"),
