@@ -37,7 +37,7 @@ from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.errors import StoreError
+from pocketbench.errors import DeviceBusy, StoreError
 from pocketbench.farm.body import settled
 from pocketbench.farm.queue import Queue
 from pocketbench.farm.shares import Share
@@ -171,7 +171,7 @@ def run(
         time.sleep(AWAY_S)
         server.start()
         away_s = time.monotonic() - since
-    wait(store, run_id, arguments.cases)
+    wait(store, run_id, arguments.cases, queue)
     return Took(time.monotonic() - begun, submitted_s, away_s)
 
 
@@ -209,9 +209,11 @@ def start(arguments: argparse.Namespace, number: int, url: str, folder: Path) ->
         return subprocess.Popen([sys.executable, __file__, *words, *size], stderr=log, start_new_session=True)
 
 
-def wait(store: Store, run_id: str, count: int) -> None:
-    """Until so many results are stored."""
+def wait(store: Store, run_id: str, count: int, queue: Queue | None = None) -> None:
+    """Until so many results are stored, or nothing is left in the queue that could store one."""
     while rows(store, "SELECT count(*) FROM result WHERE run_id = :run", run_id)[0][0] < count:
+        if queue is not None and not queue.entries():
+            return
         time.sleep(0.2)
 
 
@@ -231,7 +233,7 @@ def serve(host: str, url: str, log: Path, seconds: float, devices: Mapping[str, 
 
     async def body(device: str, attempt: int, doc: Mapping[str, Any]) -> None:
         begun_s = time.monotonic()
-        held = await asyncio.to_thread(until, lambda: lease.take(store, device, f"{lease.owner()} {device}"))
+        held = await asyncio.to_thread(until, lambda: taken(store, device, f"{lease.owner()} {device}"))
         await asyncio.sleep(seconds)
         result = replace(facts.result(), id=uuid.uuid4().hex[:12], device=device)
 
@@ -249,6 +251,20 @@ def serve(host: str, url: str, log: Path, seconds: float, devices: Mapping[str, 
 
     Worker(store, claims_of(devices, host), body, lambda text: print(text, file=sys.stderr, flush=True)).run()
     store.close()
+
+
+def taken(store: Store, device: str, mine: str) -> lease.Lease:
+    """The lease. Where the crash took the answer and not the commit it is ours already: a real body would have died of
+    that, and the next one, a process of its own, found it gone.
+    """
+    try:
+        return lease.take(store, device, mine)
+    except DeviceBusy as error:
+        if error.holder != mine:
+            raise
+        with store.database.reading() as connection:
+            found = connection.execute(text("SELECT epoch FROM lease WHERE device = :device"), {"device": device})
+            return lease.Lease(device, mine, int(found.scalar_one()))
 
 
 def until(done: Callable[[], Any]) -> Any:
