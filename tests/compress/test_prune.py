@@ -121,7 +121,7 @@ def test_without_a_layer_there_is_nothing_to_prune() -> None:
         prune.Prune(0.1).apply(network, NetworkContext(samples(), {}, network, print))
 
 
-class Blocks(torch.nn.Module):
+class Blocks(torch.nn.Module):  # type: ignore[misc]
     """Two blocks on a common stream, with a depthwise layer inside, or without."""
 
     def __init__(self, deep: bool) -> None:
