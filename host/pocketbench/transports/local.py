@@ -77,8 +77,10 @@ class LocalProcess:
             start_new_session=True,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(first_line + "\n")
-        self._process.stdin.flush()
+        # One that has ended already says why on its stderr.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(first_line + "\n")
+            self._process.stdin.flush()
         self._output = Output(name)
         self.read_line, self.log_tail = self._output.read_line, self._output.log_tail
         self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_log)]
