@@ -125,7 +125,7 @@ def device_info(home: Path) -> DeviceInfo:
         # Of a device that is elsewhere neither is known, for what runs here is none of its.
         libc="" if recorded else "-".join(platform.libc_ver()),
         python="" if recorded else platform.python_version(),
-        free_bytes=_recorded_free(recorded) if recorded else shutil.disk_usage(home).free,
+        free_bytes=df_free_bytes(recorded.get("df", "")) or 0 if recorded else shutil.disk_usage(home).free,
         memory_bytes=_memory_bytes(),
         emulated_by=emulated_by(machine(), properties),
     )
@@ -231,9 +231,10 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if not _recorded() and hasattr(os, "sched_getaffinity") else cpu_count()
 
 
-def _recorded_free(recorded: Mapping[str, str]) -> int:
-    found = re.search(r"\s[0-9]+\s+[0-9]+\s+([0-9]{1,15})\s+(?:[0-9]+%|-)", recorded.get("df", ""), re.ASCII)
-    return int(found[1]) * 1024 if found else 0
+def df_free_bytes(line: str) -> int | None:
+    """Of the last line of `df -Pk`; from the right, for a device's name may hold blanks. None where there is none."""
+    match = re.search(r"\s[0-9]+\s+[0-9]+\s+([0-9]{1,15})\s+(?:[0-9]+%|-)", line, re.ASCII)
+    return int(match[1]) * 1024 if match else None
 
 
 def _properties() -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from pocketbench.compress.recipe import parse
 from pocketbench.goal import Term
 from pocketbench.plan import ORIGINAL
 from pocketbench.results import Result
@@ -58,13 +59,11 @@ class Search:
     _ahead: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._ahead += [one for one in ON_FILE if one != "int8-static" or "calibration_batches" in self.functions]
-        if "calibration_batches" not in self.functions:
-            return
-        trains = {"train_batches", "loss"} <= set(self.functions)
-        self._ahead += TRAINED if trains else UNTRAINED
-        if {"train_batches", "student"} <= set(self.functions):
-            self._ahead.append("distill")
+        able = set(self.functions)
+        networks = TRAINED if {"train_batches", "loss"} <= able else UNTRAINED
+        for one in (*ON_FILE, *networks, "distill"):
+            if all(function in able for _, function in parse(one).needs()):
+                self._ahead.append(one)
 
     def wave(self) -> tuple[str, ...]:
         """What to try next: all for which no network has to be made, else the next one for which one has; nothing at

@@ -154,6 +154,11 @@ def workers(bench: Bench) -> list[int]:
     return [pid for pid in bench.agents() if "pocketbench_agent.worker" in _command(pid)]
 
 
+def command_lines() -> list[str]:
+    """Of all processes of this machine."""
+    return [_command(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdigit()]
+
+
 def _processes(word: str) -> list[int]:
     return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and word in _command(int(p.name))]
 

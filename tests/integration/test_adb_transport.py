@@ -34,7 +34,7 @@ from tests.integration.adb_clients import (
     listens,
 )
 from tests.integration.adb_fixtures import MB, SOON_S, device, echo, environment, opened, ours, servers, user
-from tests.integration.conftest import wait_until
+from tests.integration.conftest import command_lines, wait_until
 
 QUICK = Plan(processes=1, min_time_s=0.05, max_time_s=0.2, warm_up_min_time_s=0.05)
 
@@ -128,7 +128,7 @@ def test_an_agent_behind_adb(
     command = [sys.executable, "-m", "pocketbench_agent", "--home", str(home)]
     with opened(ours(device)) as transport:
         running = start("phone", transport, [*command, *(["--end-with-stdin"] if ends_with_stdin else [])])
-        assert not [line for line in _command_lines() if running.token in line]
+        assert not [line for line in command_lines() if running.token in line]
         session = Session("phone", running, "test")
         session.open()
         with closing(session):
@@ -138,7 +138,7 @@ def test_an_agent_behind_adb(
             measured = session.measure(case, QUICK, JobFiles(), 0, "job")
             assert len(measured.run_ns) >= 10
         running.process.end()
-    assert not [line for line in _command_lines() if str(home) in line]
+    assert not [line for line in command_lines() if str(home) in line]
 
 
 def test_many_forwards_and_shells_leave_nothing_behind(device: Daemon) -> None:
@@ -250,13 +250,3 @@ def _stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def _command_lines() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue
-    return found

@@ -24,7 +24,7 @@ from pocketbench.session import Session
 from pocketbench.transports import create
 from pocketbench.wire import JobFiles
 from tests.integration.adb_clients import daemon, free_port
-from tests.integration.conftest import DIGITS, QUICK, ROOT, TIMEOUT_S, Bench, wait_until
+from tests.integration.conftest import DIGITS, QUICK, ROOT, TIMEOUT_S, Bench, command_lines, wait_until
 from tests.peers import bare_device, native_tool
 from tests.peers.faults import Faults, faults
 from tests.peers.sshd import SSHD, Sshd, sshd
@@ -68,7 +68,7 @@ class Device:
 
     def running(self) -> list[str]:
         """Command lines of what runs from its work folder."""
-        return [words for words in _commands() if f"{self.workdir}/" in words and "sleep" not in words]
+        return [words for words in command_lines() if f"{self.workdir}/" in words and "sleep" not in words]
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +132,6 @@ def stand_in(bench: Bench, name: str, fixture: str, how: str = "normal", **more:
 def codes(result: dict[str, Any]) -> dict[str, str]:
     """Messages of its reasons, by code."""
     return {reason["code"]: reason["message"] for reason in result["reasons"]}
-
-
-def _commands() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_tool_is_measured_from_here(bench: Bench, device: Device) -> None:

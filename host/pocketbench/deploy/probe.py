@@ -15,6 +15,7 @@ from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import NotReachable
 from pocketbench.models import printable
 from pocketbench.transports import Completed, Transport
+from pocketbench_agent.device_info import df_free_bytes
 
 TIMEOUT_S = 30.0
 OLDEST_PYTHON = (3, 10)
@@ -94,7 +95,7 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
     if told.get("system") != "Linux" or "arch" not in told:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()[:200]
         raise NotReachable(f"{device}: is no Linux that answers (it said {said!r})")
-    free = free_bytes(told.get("free", ""))
+    free = df_free_bytes(told.get("free", ""))
     if free is None:
         raise NotReachable(
             f"{device}: {told.get('workdir', 'its work folder')} cannot be made there: name another with 'workdir' in "
@@ -126,12 +127,6 @@ def parse(device: str, entry: DeviceEntry, done: Completed) -> Probed:
         ),
         holder=holder(told.get("lease", ""), told.get("now", "")),
     )
-
-
-def free_bytes(line: str) -> int | None:
-    """Of the last line of `df -Pk`; from the right, for a device's name may hold blanks. None where there is none."""
-    match = re.search(r"\s[0-9]+\s+[0-9]+\s+([0-9]{1,15})\s+(?:[0-9]+%|-)", line, re.ASCII)
-    return int(match[1]) * 1024 if match else None
 
 
 def holder(lease: str, now: str) -> str:

@@ -16,12 +16,13 @@ from pathlib import Path
 import pocketbench_agent
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import bundle as bundles
-from pocketbench.deploy.probe import REMEDY, Probed, free_bytes, probe
+from pocketbench.deploy.probe import REMEDY, Probed, probe
 from pocketbench.deploy.runtimes import agent_pins, install_wheels, pack
 from pocketbench.errors import DeviceBusy, NotReachable
 from pocketbench.models import PlacedFile, place
 from pocketbench.progress import megabytes, sending
 from pocketbench.transports import Completed, Transport
+from pocketbench_agent.device_info import df_free_bytes
 
 SHORT_S = 30.0
 UNPACK_TIMEOUT_S = 600.0
@@ -219,7 +220,7 @@ def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence
     names = [one.removeprefix(f"{probed.workdir}/") for one in kept]
     script = REMOVE_OLD.format(workdir=shlex.quote(probed.workdir), kept="|".join(names) or "''", left=REMOVE_LEFT)
     told = transport.run(["sh", "-c", script], UNPACK_TIMEOUT_S).stdout.decode(errors="replace")
-    free = free_bytes(told)
+    free = df_free_bytes(told)
     free = probed.free_bytes if free is None else free
     if free < wanted_bytes:
         raise NotReachable(

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy.agent import local_home
-from pocketbench.deploy.probe import ARCHITECTURES, REMEDY, WORKDIR, free_bytes, holder
+from pocketbench.deploy.probe import ARCHITECTURES, REMEDY, WORKDIR, holder
 from pocketbench.deploy.remote import ROOM_BYTES
 from pocketbench.models import printable
 from pocketbench.transports import Transport
+from pocketbench_agent.device_info import df_free_bytes
 
 SURVEY_S = 10.0
 LONGEST = 200
@@ -125,7 +126,7 @@ def parse(answer: bytes) -> Survey:
         soc=_soc(first),
         os=_os(first),
         workdir=told.get("workdir", [""])[0],
-        free_bytes=free_bytes(first("df")),
+        free_bytes=df_free_bytes(first("df")),
         writable={"1": True, "0": False}.get(first("writable")),
         seccomp=_number(first("seccomp").rpartition(":")[2]),
         time_unix_s=_number(first("time")),

@@ -27,7 +27,7 @@ from pocketbench.models import PlacedFile, printable
 from pocketbench.store import lease as leases
 from pocketbench.transports import Transport
 from pocketbench.transports.local import Local
-from pocketbench_agent.device_info import ROOT_VARIABLE
+from pocketbench_agent.device_info import ROOT_VARIABLE, df_free_bytes
 from pocketbench_agent.driven import VARIABLE
 
 Say = Callable[[str], None]
@@ -104,7 +104,7 @@ def ask(device: str, transport: Transport, entry: DeviceEntry) -> Asked:
         said = printable((done.stderr or done.stdout).decode(errors="replace").strip()[:200])
         raise NotReachable(f"{device}: is no Linux that answers (it said {said!r})")
     workdir = told.get("workdir", "")
-    if probe.free_bytes(told.get("free", "")) is None:
+    if df_free_bytes(told.get("free", "")) is None:
         raise NotReachable(
             f"{device}: {printable(workdir) or 'its work folder'} cannot be made there: name another with 'workdir' in "
             "devices.yaml"

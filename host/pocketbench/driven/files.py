@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from pocketbench.deploy.probe import free_bytes
 from pocketbench.driven.scripts import MISSING, ROOM
 from pocketbench.errors import DeviceLost, NotReachable
 from pocketbench.models import PlacedFile, printable
@@ -13,6 +12,7 @@ from pocketbench.native_tools import FOLDER
 from pocketbench.progress import megabytes, sending
 from pocketbench.session import NoSpaceOnDevice
 from pocketbench.transports import Transport
+from pocketbench_agent.device_info import df_free_bytes
 from pocketbench_agent.driven import FILES, set_name
 
 LOOK_S = 120.0
@@ -62,10 +62,10 @@ class Files:
 
     def _make_room(self, name: str, wanted_bytes: int) -> None:
         """Sets that this run has not used go where space is short."""
-        free = free_bytes(self._shell('df -Pk "$1" | tail -n 1', self._workdir))
+        free = df_free_bytes(self._shell('df -Pk "$1" | tail -n 1', self._workdir))
         if free is None or free >= wanted_bytes + MARGIN_BYTES:
             return
-        free = free_bytes(self._shell(ROOM, self._workdir, name, *sorted(self._there)))
+        free = df_free_bytes(self._shell(ROOM, self._workdir, name, *sorted(self._there)))
         if free is not None and free < wanted_bytes + MARGIN_BYTES:
             raise NoSpaceOnDevice(
                 f"{self._device}: {free / 1e6:.0f} MB are free in {self._workdir}, "
