@@ -35,11 +35,14 @@ Kept = Callable[[str, str], PlacedFile]
 
 
 def make(
-    options: Mapping[str, Any], entries: Mapping[str, config.DeviceEntry], plan: Plan
+    options: Mapping[str, Any],
+    entries: Mapping[str, config.DeviceEntry],
+    plan: Plan,
+    earlier: Variants | None = None,
 ) -> tuple[Request, Variants | None]:
     """The request that the options describe, with what was made for it; UsageError for what cannot be.
 
-    `options` has the names and values of the command line's.
+    `options` has the names and values of the command line's; `earlier` variants of the same are not read anew.
     """
     if not options["models"] and not options["recipes"]:
         raise UsageError("nothing to measure: give --model FILE (bench --help shows more)")
@@ -62,7 +65,7 @@ def make(
     models = [open_model(path) for path in dict.fromkeys(options["models"])]
     made = None
     if options["recipes"]:
-        made = variants.make(load_workload(options["workload"]), options, chosen, names, entries)
+        made = variants.make(load_workload(options["workload"]), options, chosen, names, entries, earlier)
     cases = [
         matrix(
             [name],

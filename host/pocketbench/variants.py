@@ -38,6 +38,8 @@ class Variants:
     failed: dict[str, str] = field(default_factory=dict)
     # Digests of what the recipes learnt from, by the function that gave it.
     seen: dict[str, frozenset[str]] = field(default_factory=dict)
+    # The workload's network and samples: a model() may train for minutes.
+    read: Read | None = None
 
     @property
     def remarks(self) -> list[str]:
@@ -66,8 +68,12 @@ def make(
     runtimes: Sequence[RuntimeChoice],
     names: Sequence[str],
     entries: Mapping[str, DeviceEntry],
+    earlier: Variants | None = None,
 ) -> Variants:
-    """Every recipe in every format that is asked for, the original first. UsageError as `bench compress` has them."""
+    """Every recipe in every format that is asked for, the original first. UsageError as `bench compress` has them.
+
+    `earlier` ones of the same workload and devices have asked both already.
+    """
     from pocketbench.compress import source
     from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import FORMATS, parse
@@ -77,8 +83,12 @@ def make(
     if not formats:
         raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
     with terminal() as say:
-        made = Variants({name: _processor(name, entries[name], say) for name in names}, formats)
-        read = source.read(workload, recipes, say)
+        if earlier is None or earlier.read is None:
+            targets, read = {n: _processor(n, entries[n], say) for n in names}, source.read(workload, recipes, say)
+        else:
+            source.check(workload, recipes)
+            targets, read = dict(earlier.target_of), earlier.read
+        made = Variants(targets, formats, read=read)
         _make_all(made, workload, recipes, read, say)
     made.seen = {"calibration_batches": disjoint.digests(read.samples)}
     if any(recipe.on_network for recipe in recipes):

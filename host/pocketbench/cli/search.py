@@ -50,6 +50,7 @@ def run(
     )
     # Of a recipe, by whether a network has to be made for it: the longest so far.
     took_s: dict[bool, float] = {}
+    made = None
     while wave := search.wave():
         left_s, costly = budget_s - (time.monotonic() - begun), is_costly(wave[0])
         able = wave[: int(max(0.0, left_s) / took_s[costly])] if costly in took_s else wave if left_s > 0 else ()
@@ -59,7 +60,7 @@ def run(
         since = time.monotonic()
         click.echo(f"search: {', '.join(able)} ({duration(max(0.0, left_s))} left)", err=True)
         asked = {**options, "recipes": able, "models": (), "resume": None}
-        request, made = asking.make(asked, entries, look)
+        request, made = asking.make(asked, entries, look, made)
         _, outcome = measured(request, entries, asked, made)
         if outcome.interrupted:
             click.echo("interrupted: the same command takes what was made from the cache", err=True)
@@ -67,7 +68,7 @@ def run(
         search.learn(able, outcome.results, outcome.originals, made.failed if made else {})
         took_s[costly] = max(took_s.get(costly, 0.0), (time.monotonic() - since) / len(able))
     best = search.best()
-    request, made = asking.make({**options, "recipes": best or (ORIGINAL,)}, entries, plan)
+    request, made = asking.make({**options, "recipes": best or (ORIGINAL,)}, entries, plan, made)
     said = [
         f"search: of {len(search.rows)} recipes that were tried, nothing beats {', '.join(best) or ORIGINAL}",
         *(f"search: {recipe}: {why}" for recipe, why in search.dropped.items()),
