@@ -286,12 +286,16 @@ class OpShare:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """One output against the same file on the same runtime, on the host's CPU, with the same bytes."""
+    """One output against the same file on the same runtime, on the host's CPU, with the same bytes.
+
+    `constant` is how many of its slices (a score of all anchors, say) vary there and hold one value here.
+    """
 
     output: str
     cosine: float | None
     max_abs: float | None
     tolerance: float
+    constant: int = 0
 
 
 @dataclass(frozen=True)

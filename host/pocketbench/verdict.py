@@ -119,13 +119,15 @@ def output_mismatch(e: Evidence) -> Reason | None:
         if not within_tolerance(fidelity):
             shown = f"cosine {fidelity.cosine:.4f}" if fidelity.cosine is not None else "not comparable"
             far = f", off by up to {fidelity.max_abs:.3g}" if fidelity.max_abs is not None else ""
-            return _invalid("output_mismatch", f"output {fidelity.output!r} differs from the reference: {shown}{far}")
+            dead = f", {fidelity.constant} of its slices hold one value" if fidelity.constant else ""
+            told = f"output {fidelity.output!r} differs from the reference: {shown}{far}{dead}"
+            return _invalid("output_mismatch", told)
     return None
 
 
 def within_tolerance(fidelity: Fidelity) -> bool:
-    """Is the largest difference at most what its precision allows?"""
-    return fidelity.max_abs is not None and fidelity.max_abs <= fidelity.tolerance
+    """Is the largest difference at most what its precision allows, and no part of it dead?"""
+    return fidelity.max_abs is not None and fidelity.max_abs <= fidelity.tolerance and not fidelity.constant
 
 
 def throttled(e: Evidence) -> Reason | None:

@@ -14,6 +14,8 @@ from pocketbench_agent import libraries, vulkan
 from pocketbench_agent.errors import StageError
 from pocketbench_agent.overhear import overhear
 from pocketbench_agent.runtimes.litert_compiled import Log, read_log
+from pocketbench_agent.runtimes.onnxruntime import stretches
+from pocketbench_agent.runtimes.ort_providers import CPU
 
 # As LiteRT 2.3.0 wrote them on SwiftShader; PARTITIONED is the format string of its library, for no NPU was here.
 ADAPTER = (
@@ -41,6 +43,12 @@ def test_the_log_of_a_compilation() -> None:
     assert read_log("") == Log()
     # The second compilation counts, not the first that refused.
     assert read_log(PARTLY + PARTLY.replace("1 operations", "0 operations")).delegated == 0
+
+
+def test_partitions_are_stretches_and_not_kernels() -> None:
+    """WebGPU runs each node as a kernel of its own, or several; QNN a whole partition as one."""
+    assert stretches(["A", CPU, "A", "A", CPU, CPU, "A"]) == 3
+    assert (stretches(["A"]), stretches([CPU, CPU]), stretches([])) == (1, 0, 0)
 
 
 def test_a_log_that_is_cut_or_shuffled_never_claims_more() -> None:

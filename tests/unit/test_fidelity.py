@@ -150,3 +150,34 @@ def test_a_runtime_that_computes_in_half_is_held_to_half() -> None:
     ours = [Output("y", reference[0].array + np.float32(0.5))]
     assert verdict.within_tolerance(fidelity.compare(ours, reference, precision="float16 where the GPU chooses it")[0])
     assert not verdict.within_tolerance(fidelity.compare(ours, reference)[0])
+
+
+def test_half_may_be_further_off_where_all_values_agree() -> None:
+    """As ncnn's Vulkan on a real GPU is after 129 layers."""
+    values = np.random.default_rng(3).normal(0, 1, 4000).astype(np.float32)
+    values[7] = 5.0
+    reference, ours = [Output("y", values)], [Output("y", values.copy())]
+    ours[0].array[11] += np.float32(0.1)
+    assert verdict.within_tolerance(fidelity.compare(ours, reference, precision="float16")[0])
+    assert not verdict.within_tolerance(fidelity.compare(ours, reference)[0])
+    scattered = [Output("y", values + np.float32(0.06) * np.sign(values))]
+    assert not verdict.within_tolerance(fidelity.compare(scattered, reference, precision="float16")[0])
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_scores_that_are_dead_beside_large_boxes(axis: int, dtype: str) -> None:
+    """Whatever rounding or half precision allow of the whole; with anchors last, or first."""
+    random = np.random.default_rng(5)
+    boxes, scores = random.uniform(0, 640, (1, 2000, 4)), random.uniform(0, 0.9, (1, 2000, 6))
+    if dtype == "int8":
+        boxes, scores = boxes / 6 - 20, scores * 10
+    whole = np.concatenate([boxes, scores], axis=2).astype(dtype)
+    dead = whole.copy()
+    dead[:, :, 4:] = 0
+    if axis == 1:
+        whole, dead = whole.transpose(0, 2, 1), dead.transpose(0, 2, 1)
+    found = fidelity.compare([Output("y", dead)], [Output("y", whole)], accelerated=True, precision="float16")[0]
+    assert (found.constant, found.max_abs is not None and found.max_abs <= found.tolerance) == (6, True)
+    assert not verdict.within_tolerance(found)
+    assert verdict.within_tolerance(fidelity.compare([Output("y", whole)], [Output("y", whole)])[0])

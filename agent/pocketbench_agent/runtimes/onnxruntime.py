@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class OnnxRuntime:
             known=True,
             nodes=nodes,
             delegated=nodes - sum(left.values()),
-            partitions=len(taken),
+            partitions=stretches([event["args"]["provider"] for event in events]),
             on_cpu=dict(left),
             evidence=evidence,
             used=self._options.delegate if taken else "cpu",
@@ -174,7 +175,8 @@ class OnnxRuntime:
             for _ in range(runs):
                 session.run(None, feeds)
             events = json.loads(Path(session.end_profiling()).read_text())
-        return [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")], assigned
+        kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        return sorted(kernels, key=lambda event: int(event["ts"])), assigned
 
     def close(self) -> None:
         """Drop the session."""
@@ -201,6 +203,11 @@ class OnnxRuntime:
             return ort.InferenceSession(str(self._path), settings, providers=providers or None)
         except Exception as error:  # a class of its own for each status code, RuntimeError for some
             raise StageError(f"onnxruntime cannot load the file: {_first_line(error)}") from error
+
+
+def stretches(providers: Sequence[str]) -> int:
+    """How often an accelerator takes over, by the provider of each kernel in the order in which they ran."""
+    return sum(provider != CPU for provider, _ in groupby(providers))
 
 
 def _dtype(node: Any) -> str:

@@ -7,6 +7,8 @@ is used from there; anything else becomes an archive named by its content.
 from __future__ import annotations
 
 import compileall
+import contextlib
+import importlib.util
 import py_compile
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pocketbench.errors import NotReachable, UsageError
 from pocketbench.measurement import Device
 from pocketbench.models import PlacedFile, place
 from pocketbench.plan import RuntimeChoice
+from pocketbench_agent.runtimes import PACKAGES
 
 LOCK = Path(__file__).with_name("runtimes.lock")
 # A fixed time in every entry, so that the same files give the same archive.
@@ -46,11 +49,17 @@ def check(choice: RuntimeChoice) -> None:
 
 
 def installed(name: str) -> str | None:
-    """The version in this environment."""
-    try:
-        return metadata.version(DISTRIBUTIONS[name])
-    except (KeyError, metadata.PackageNotFoundError):
+    """The version in this environment, also of a build that goes by another name (onnxruntime-gpu, -webgpu)."""
+    if name not in DISTRIBUTIONS:
         return None
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(DISTRIBUTIONS[name])
+    package = PACKAGES[name]
+    # Who provides a package takes long to find out: where there is none, nobody is asked.
+    if package is None or importlib.util.find_spec(package) is None:
+        return None
+    builds = metadata.packages_distributions().get(package, [])
+    return metadata.version(builds[0]) if builds else None
 
 
 def versions(name: str) -> Sequence[str]:
