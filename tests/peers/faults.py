@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that spoils a link as told, while it is in use."""
+"""A TCP proxy, on loopback unless told otherwise, that spoils a link as told, while it is in use."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Faults:
 
 
 @contextmanager
-def faults(target: int, host: str = "127.0.0.1") -> Iterator[Faults]:
-    """A proxy to that port, without any fault as yet."""
+def faults(target: int, host: str = "127.0.0.1", near: str = "127.0.0.1") -> Iterator[Faults]:
+    """A proxy to that port, listening on an address of ours, without any fault as yet."""
     threads: list[threading.Thread] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((near, 0)) as listener:
         listener.settimeout(TICK_S)
         knobs = Faults(listener.getsockname()[1])
 

@@ -27,6 +27,8 @@ class Cable:
     address: str
     """Its address there; whoever listens on it is reached from here."""
     near_address: str
+    near_name: str
+    """Its interface here: `ip link set NAME down` pulls the cable."""
     pid: int
 
     def command(self, words: Sequence[str]) -> list[str]:
@@ -59,7 +61,7 @@ def cable() -> Iterator[Cable]:
     assert holder.stdin is not None and holder.stdout is not None
     # Cables of other test runs are in the same network.
     near_name, network = f"peer{holder.pid}", f"10.{holder.pid >> 8 & 0xFF}.{holder.pid & 0xFF}"
-    laid = Cable(f"{network}.2", f"{network}.1", holder.pid)
+    laid = Cable(f"{network}.2", f"{network}.1", near_name, holder.pid)
     try:
         if holder.stdout.readline() != b"READY\n":
             raise RuntimeError("unshare --net failed")
