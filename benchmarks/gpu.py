@@ -17,11 +17,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pocketbench import fidelity, wire
 from pocketbench.measurement import Output, Process
 from pocketbench.models import ModelFile, open_model
 from pocketbench.plan import Case, Plan, readers
-from pocketbench.wire import JobFiles
+from pocketbench.session import wire
+from pocketbench.session.wire import JobFiles
+from pocketbench.verdict import fidelity
 from pocketbench_agent import program_cache
 from pocketbench_agent.framing import frame, read_messages
 from pocketbench_agent.rpc import agent_pb2 as pb

@@ -26,7 +26,7 @@ import numpy as np
 from conditions import conditions  # type: ignore[import-not-found]
 from overhead import TRIM, _limits  # type: ignore[import-not-found]
 
-from pocketbench.wire import HEAT, POWER
+from pocketbench.session.wire import HEAT, POWER
 from pocketbench_agent import device_info, loop
 from pocketbench_agent.sampler import Sampler
 

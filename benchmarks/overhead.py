@@ -196,7 +196,7 @@ def _idle(seconds: float = 5.0) -> str:
     """What the agent costs while a session is open and nothing runs."""
     from pocketbench.config.devices import DeviceEntry
     from pocketbench.deploy import agent as deploy
-    from pocketbench.session import Session
+    from pocketbench.session.session import Session
     from pocketbench.transports.local import Local, LocalProcess
 
     with tempfile.TemporaryDirectory() as home:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketbench import regression
+from pocketbench.nightly import regression
 
 Floats = NDArray[np.float64]
 PROCESSES, SAMPLES = 5, 100

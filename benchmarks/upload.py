@@ -36,7 +36,7 @@ from conditions import conditions  # type: ignore[import-not-found]
 from pocketbench import models
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
-from pocketbench.session import Session
+from pocketbench.session.session import Session
 from pocketbench.transports.local import Local, LocalProcess
 
 MB = 1_000_000

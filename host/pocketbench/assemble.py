@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pocketbench import energy_verdict, heat, latencies, scenarios, stats, verdict
-from pocketbench.energy_verdict import EnergyEvidence
+from pocketbench import stats
+from pocketbench.figures import latencies, scenarios
 from pocketbench.measurement import Device, Ended, Facts, Placed, Process, Tensor
 from pocketbench.plan import CPU, Case
 from pocketbench.results import (
@@ -36,6 +36,8 @@ from pocketbench.results import (
     TensorFacts,
     WarmUp,
 )
+from pocketbench.verdict import energy_reasons, heat, verdict
+from pocketbench.verdict.energy_reasons import EnergyEvidence
 from pocketbench_agent.runtimes import OpTime
 
 MS = 1e6
@@ -98,7 +100,7 @@ def assemble(
         reasons += judged if not statuses else [r for r in judged if r.severity == "note"]
         statuses.append(verdict.status(judged))
     if energy is not None:
-        reasons += energy_verdict.judge(energy)
+        reasons += energy_reasons.judge(energy)
     facts = next((p.facts for p in processes if p.facts is not None), None)
     delegate, fallback = _delegate(case, placed)
     if fallback is not None and not ends:

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pocketbench import native_tools, variants
+from pocketbench.compress import variants
+from pocketbench.compress.variants import Variants
 from pocketbench.config import devices as config
-from pocketbench.delegates import setups
+from pocketbench.config import native_tools
+from pocketbench.config.delegates import setups
 from pocketbench.deploy import runtimes
 from pocketbench.errors import UsageError
 from pocketbench.models import ModelFile, PlacedFile, open_model, place
@@ -27,7 +29,6 @@ from pocketbench.plan import (
     matrix,
     parse_runtime,
 )
-from pocketbench.variants import Variants
 from pocketbench.workload import load as load_workload
 
 # A file by name and sha256.

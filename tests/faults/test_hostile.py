@@ -151,7 +151,7 @@ def test_an_agent_behind_a_port_that_is_somebody_elses(lab: Lab) -> None:
     """A stale forward, say: what answers there does not know the token, or is no agent at all."""
     with listener(lambda link: link.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + link.recv(100))) as port:
         agent(lab, SAYS.format(f'{{"port": {port}, "build": "x"}}'))
-        soon = "import pocketbench.session as session\nsession.CALL_TIMEOUT_S = 4.0\n"
+        soon = "import pocketbench.session.session as session\nsession.CALL_TIMEOUT_S = 4.0\n"
         lab.bench.environment.update(lab.lying(soon, "pocketbench"))
         lab.check(lab.start(*on_a(lab)), 3, {"m": SKIPPED})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pocketbench.results import STATUSES
-from pocketbench.verdict import CODES
+from pocketbench.verdict.verdict import CODES
 from tests.faults.table import FAULTS, PAGE, ROOT, Fault, page
 
 

@@ -11,7 +11,7 @@ import grpc
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy.agent import RunningAgent, start
-from pocketbench.session import Session
+from pocketbench.session.session import Session
 from pocketbench.transports.local import Local
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc
 

@@ -20,10 +20,10 @@ from pocketbench.deploy.agent import start
 from pocketbench.errors import DeviceLost, NotReachable
 from pocketbench.models import open_model
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.session import Session
+from pocketbench.session.session import Session
+from pocketbench.session.wire import JobFiles
 from pocketbench.transports import adb_direct, adb_process, adb_server, adb_services, create
 from pocketbench.transports.adb import Adb
-from pocketbench.wire import JobFiles
 from tests.integration.adb_clients import (
     AdbServer,
     Daemon,

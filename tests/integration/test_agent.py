@@ -17,12 +17,12 @@ from typing import Any
 import grpc
 import pytest
 
-from pocketbench import wire
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceLost
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.wire import JobFiles
+from pocketbench.session import wire
+from pocketbench.session.wire import JobFiles
 from pocketbench_agent.framing import read_messages
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.integration.agents import agent, session, stub

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from pocketbench import native_tools
 from pocketbench.config import devices as config
+from pocketbench.config import native_tools
 from pocketbench.deploy import agent as deploy
 from pocketbench.models import open_model
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.session import Session
+from pocketbench.session.session import Session
+from pocketbench.session.wire import JobFiles
 from pocketbench.transports import create
-from pocketbench.wire import JobFiles
 from tests.integration.adb_clients import daemon, free_port
 from tests.integration.conftest import DIGITS, QUICK, ROOT, TIMEOUT_S, Bench, command_lines, wait_until
 from tests.peers import bare_device, native_tool

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketbench import workload
-from pocketbench.disjoint import Guard, digests
+from pocketbench.compress.disjoint import Guard, digests
 from tests.integration.conftest import ROOT, SHARED
 
 

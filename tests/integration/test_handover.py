@@ -19,7 +19,7 @@ import pytest
 
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy
-from pocketbench.session import Session
+from pocketbench.session.session import Session
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.integration.agents import stub
 from tests.integration.conftest import ROOT, wait_until

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from pocketbench.condition import SUSPECT
+from pocketbench.devices.condition import SUSPECT
 from pocketbench.farm.queue import Queue
 from pocketbench.store import health
 from pocketbench.store.store import Store

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketbench.verdict import CODES
+from pocketbench.verdict.verdict import CODES
 from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, wait_until
 from tests.peers import native_tool
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketbench.fleet.reference import HostReference
 from pocketbench.models import open_model
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.reference import HostReference
 from tests.integration.conftest import DIGITS
 
 PLAN = Plan(processes=1)

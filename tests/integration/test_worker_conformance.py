@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketbench import wire
 from pocketbench.models import place
+from pocketbench.session import wire
 from pocketbench_agent import spawn
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.framing import frame, read_messages

@@ -16,7 +16,7 @@ import pytest
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy.agent import start
 from pocketbench.models import PlacedFile, place
-from pocketbench.session import Session
+from pocketbench.session.session import Session
 from pocketbench.store.lease import owner
 from pocketbench.transports import Transport, create
 from tests.integration.adb_clients import Daemon

@@ -16,7 +16,7 @@ __all__ = ["lab"]
 def test_a_lease_that_is_shorter_than_a_job(lab: Lab) -> None:
     """It is renewed from the running job: nobody else gets the device meanwhile."""
     short = """
-import pocketbench.session as session, pocketbench.store.lease as lease
+import pocketbench.session.session as session, pocketbench.store.lease as lease
 session.LEASE_TTL_S, session.RENEW_S, lease.TTL_S = 5, 600.0, 3
 """
     lab.devices(a={})

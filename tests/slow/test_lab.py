@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pocketbench.condition import GOOD
+from pocketbench.devices.condition import GOOD
 from pocketbench.store import health
 from pocketbench.store.store import Store
 from tests.integration.conftest import ROOT, wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pocketbench.models import PlacedFile, place
-from pocketbench.session import Session
+from pocketbench.session.session import Session
 from tests.integration import agents
 from tests.slow.links import check_peers, far, random_file, reached, timed
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from pocketbench.link import RETURN_S
+from pocketbench.fleet.link import RETURN_S
 from tests.slow.links import needs_root
 from tests.slow.stories import ATTEMPT_S, HOLE_S, NOTICED_S, Told
 

@@ -24,7 +24,7 @@ from pocketbench.measurement import (
 from pocketbench.models import ModelFile, PlacedFile
 from pocketbench.plan import Case, RuntimeChoice
 from pocketbench.results import Delegate, DeviceFacts, Latency, Model, Reason, Result, Runtime
-from pocketbench.verdict import Evidence
+from pocketbench.verdict.verdict import Evidence
 
 MS = 1_000_000
 SPAN_NS = 2_000_000_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pocketbench import stats
-from pocketbench.accuracy import accuracy, evaluate
+from pocketbench.figures.accuracy import accuracy, evaluate
 from pocketbench.results import Accuracy
 from pocketbench.workload import Score, WorkloadFailed
 

@@ -13,7 +13,7 @@ import pytest
 from pocketbench.assemble import STATUS_OF, Context, assemble, case_reason
 from pocketbench.measurement import Ended, Process, Tensor
 from pocketbench.results import METRICS, STATUSES, Accuracy, Fidelity, Result, from_doc, to_doc
-from pocketbench.verdict import CODES
+from pocketbench.verdict.verdict import CODES
 from tests.unit import facts
 from tests.unit.facts import DEVICE, MS
 

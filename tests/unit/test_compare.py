@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pocketbench import compare
-from pocketbench.compare import Comparison, in_words
+from pocketbench.figures import compare
+from pocketbench.figures.compare import Comparison, in_words
 from pocketbench.results import Result
 from pocketbench.stats import Estimate
 from tests.unit import facts

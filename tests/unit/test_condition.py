@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketbench.condition import FAULT, GOOD, PASSED, QUARANTINED, SUSPECT, Fact, condition
+from pocketbench.devices.condition import FAULT, GOOD, PASSED, QUARANTINED, SUSPECT, Fact, condition
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 

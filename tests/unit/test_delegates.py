@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pocketbench.config import devices
-from pocketbench.delegates import setups
+from pocketbench.config.delegates import setups
 from pocketbench.errors import ConfigError, UsageError
 from pocketbench.plan import DelegateSetup, matrix
 from tests.unit import facts

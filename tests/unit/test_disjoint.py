@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketbench.disjoint import Guard, digests
+from pocketbench.compress.disjoint import Guard, digests
 from pocketbench.measurement import Tensor
 from pocketbench.workload import DevicePredict, WorkloadFailed
 from tests.unit import facts

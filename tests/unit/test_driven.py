@@ -27,7 +27,7 @@ from pocketbench.driven.files import Files
 from pocketbench.driven.mirror import MAX_FILES, MAX_LINES, MAX_TEXT, Mirror, Nonsense, allowed
 from pocketbench.errors import ConfigError, DeviceError, NotReachable
 from pocketbench.models import place
-from pocketbench.session import NoSpaceOnDevice
+from pocketbench.session.session import NoSpaceOnDevice
 from pocketbench.transports import Completed, Sent, unheard
 from pocketbench.transports.local import Local
 from pocketbench_agent import driven

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketbench import energy, energy_verdict
-from pocketbench.energy import Settings, unwrap
-from pocketbench.energy_verdict import EnergyEvidence
+from pocketbench.figures import energy
+from pocketbench.figures.energy import Settings, unwrap
 from pocketbench.measurement import Ended, EnergyRun, Reading
+from pocketbench.verdict import energy_reasons
+from pocketbench.verdict.energy_reasons import EnergyEvidence
 from tests.unit import facts
 
 S = 1_000_000_000
@@ -78,7 +79,7 @@ def codes(
     *readings: Reading, settings: Settings | None = None, outside: bool = False, **changes: Any
 ) -> dict[str, str]:
     evidence = EnergyEvidence(found(*readings, settings=settings, **changes), outside)
-    return {reason.code: reason.severity for reason in energy_verdict.judge(evidence)}
+    return {reason.code: reason.severity for reason in energy_reasons.judge(evidence)}
 
 
 def test_a_counter_that_only_rises() -> None:
@@ -209,7 +210,7 @@ def test_a_reading_of_nothing_or_of_one_moment_is_no_crash() -> None:
         for kept in (0, 1, 2):
             few = [replace(r, t_ns=r.t_ns[:kept], value=r.value[:kept]) for r in readings]
             evidence = EnergyEvidence(found(*few))
-            assert energy_verdict.judge(evidence)
+            assert energy_reasons.judge(evidence)
 
 
 # The lies, one a reason.
@@ -292,7 +293,7 @@ def test_energy_clock() -> None:
 
 def test_energy_unavailable_says_why() -> None:
     missing = Reading("rapl:intel-rapl:0:package-0", "energy", "uj", missing="energy_uj cannot be read: denied")
-    made = energy_verdict.energy_unavailable(EnergyEvidence(found(missing)))
+    made = energy_reasons.energy_unavailable(EnergyEvidence(found(missing)))
     assert made is not None and made.severity == "note" and "denied" in made.message
     assert found(missing).energy is None
 
@@ -323,7 +324,7 @@ def test_whatever_a_sensor_says_nothing_breaks(values: Sequence[int]) -> None:
         readings += [Reading("battery:battery", "voltage", "uv", t_ns, tuple(values))]
         readings += [Reading("battery:battery", "charge", "uah", t_ns, tuple(values))]
         evidence = EnergyEvidence(found(*readings))
-        energy_verdict.judge(evidence)
+        energy_reasons.judge(evidence)
 
 
 def test_energy_reaches_the_result_and_leaves_latency_alone() -> None:

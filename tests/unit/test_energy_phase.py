@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pocketbench import energy_phase
 from pocketbench.config.devices import Power
-from pocketbench.energy_phase import EnergyPhase
 from pocketbench.errors import DeviceLost
+from pocketbench.fleet import energy_phase
+from pocketbench.fleet.energy_phase import EnergyPhase
+from pocketbench.fleet.restore import Journal
 from pocketbench.measurement import Echo, Ended, EnergyRun, Observation
 from pocketbench.plan import Plan
-from pocketbench.restore import Journal
-from pocketbench.wire import JobFiles
+from pocketbench.session.wire import JobFiles
 from tests.unit import facts
 from tests.unit.test_energy import rapl, run
 
@@ -133,11 +133,12 @@ class Plug:
 def test_a_plug_s_times_are_the_device_s(
     log: Path, monkeypatch: pytest.MonkeyPatch, drift_s: float, codes: set[str]
 ) -> None:
-    from pocketbench import energy_verdict, meters
+    from pocketbench import meters
+    from pocketbench.verdict import energy_reasons
 
     monkeypatch.setattr(meters, "create", lambda text: Plug())
     offset = 77_000_000_000
     device = Device(log, made=run(), clock=[Echo(offset, 10), Echo(offset + round(drift_s * 1e9), 10)])
     evidence = measure(phase(device, log, switch=None, meter="shelly:plug.lan"))
     assert evidence.found.energy.power_mw == pytest.approx(5000, rel=0.01)
-    assert {r.code for r in energy_verdict.judge(evidence)} == codes
+    assert {r.code for r in energy_reasons.judge(evidence)} == codes

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pocketbench import fidelity, verdict
 from pocketbench.measurement import Output, Rounding
 from pocketbench.results import Fidelity
+from pocketbench.verdict import fidelity, verdict
 
 
 def one(array: Any, reference: Any, dtype: str) -> Fidelity:

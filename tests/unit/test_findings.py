@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pocketbench import goal
+from pocketbench.figures import goal
 from pocketbench.report.findings import findings, goal_lines, pareto
 from pocketbench.results import Accuracy, Model, Result
 from tests.unit import facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pocketbench import fleet
+from pocketbench.fleet import fleet
 
 
 class Broken:

@@ -7,8 +7,8 @@ from threading import Event
 
 import pytest
 
-from pocketbench import gate
-from pocketbench.gate import Gate, Passed
+from pocketbench.fleet import gate
+from pocketbench.fleet.gate import Gate, Passed
 from pocketbench.measurement import Observation, Reading
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pocketbench import goal
 from pocketbench.errors import UsageError
+from pocketbench.figures import goal
 from pocketbench.results import Accuracy, Model, Result
 from tests.unit import facts
 

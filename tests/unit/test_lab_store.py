@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from pocketbench.condition import GOOD, QUARANTINED, SUSPECT
 from pocketbench.config.devices import DeviceEntry
+from pocketbench.devices.condition import GOOD, QUARANTINED, SUSPECT
 from pocketbench.errors import Quarantined, UsageError
 from pocketbench.models import PlacedFile, place
 from pocketbench.plan import Plan, Request

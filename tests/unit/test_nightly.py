@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.fleet import Outcome
+from pocketbench.fleet.fleet import Outcome
 from pocketbench.models import ModelFile, PlacedFile
 from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Alarm
 from pocketbench.nightly import alarms, judge, pairs, parts

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pocketbench import progress
-from pocketbench.progress import Lines
+from pocketbench.fleet import progress
+from pocketbench.fleet.progress import Lines
 
 
 class Clock:

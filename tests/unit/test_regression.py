@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketbench import regression
+from pocketbench.nightly import regression
 
 
 def nights(count: int, sd: float = 0.01, seed: int = 0, level: float = 0.0) -> list[float]:

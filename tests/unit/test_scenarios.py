@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pocketbench import scenarios
+from pocketbench.figures import scenarios
 from pocketbench.measurement import Process, Reading
 from pocketbench_agent import loop
 from tests.unit import facts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pocketbench import goal
-from pocketbench.search import ON_FILE, Search
+from pocketbench.compress.search import ON_FILE, Search
+from pocketbench.figures import goal
 from tests.unit.test_findings import FP32, variant
 
 TRAINS = ("model", "calibration_batches", "train_batches", "loss")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "security.md"
 TEST = re.compile(r"`(tests/\S+?\.py)::(\w+)`")
 # The user's own words, of devices.yaml on the host, for the host's shell; and a cache of the user's own networks.
-SHELLS, PICKLES = {"restore.py"}, {"compress/networks.py"}
+SHELLS, PICKLES = {"fleet/restore.py"}, {"compress/networks.py"}
 
 
 def calls(path: Path) -> list[ast.Call]:
@@ -58,7 +58,7 @@ def test_the_host_parses_no_model() -> None:
 
 def test_nothing_that_a_device_says_becomes_a_file_here() -> None:
     """What reads its answers writes no file."""
-    for name in ("session.py", "wire.py", "wire_bounds.py", "link.py", "assemble.py"):
+    for name in ("session/session.py", "session/wire.py", "session/wire_bounds.py", "fleet/link.py", "assemble.py"):
         for call in calls(HOST / name):
             text = ast.unparse(call)
             assert not text.endswith((".write_text", ".write_bytes", ".mkdir", ".symlink_to")), (name, text)

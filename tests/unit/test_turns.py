@@ -8,8 +8,8 @@ from time import sleep
 
 import pytest
 
-from pocketbench import turns
-from pocketbench.turns import Turns
+from pocketbench.fleet import turns
+from pocketbench.fleet.turns import Turns
 
 
 @pytest.mark.parametrize(("places", "most"), [(2, 2), (None, 6)])

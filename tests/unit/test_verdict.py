@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketbench import verdict
 from pocketbench.measurement import EMPTY, OutputFact, Process, Reading, Told
 from pocketbench.results import Accuracy, Fidelity
-from pocketbench.verdict import Evidence
+from pocketbench.verdict import verdict
+from pocketbench.verdict.verdict import Evidence
 from tests.unit import facts
 from tests.unit.facts import BEGIN_NS, LEVELS_MS, MS, SPAN_NS
 

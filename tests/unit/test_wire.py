@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketbench import wire
 from pocketbench.assemble import Context, assemble
 from pocketbench.measurement import Tensor
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Plan
-from pocketbench.wire import JobFiles
+from pocketbench.session import wire
+from pocketbench.session.wire import JobFiles
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.unit import facts
 

@@ -12,9 +12,9 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketbench import wire, wire_bounds
 from pocketbench.assemble import Context, assemble
 from pocketbench.report import FORMATS, Report
+from pocketbench.session import wire, wire_bounds
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.unit import facts
 from tests.unit.test_wire import EVENTS

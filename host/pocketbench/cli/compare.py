@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from pocketbench import compare as comparing
 from pocketbench.cli.options import report_options, run_options, store_option
 from pocketbench.errors import UsageError
+from pocketbench.figures import compare as comparing
 from pocketbench.models import printable
 from pocketbench.report.numbers import significant
 from pocketbench.results import Result

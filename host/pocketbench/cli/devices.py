@@ -14,8 +14,8 @@ from pocketbench.cli.options import refuse_before_subcommand, run_options, store
 from pocketbench.errors import DeviceError, NotReachable, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from pocketbench.condition import Condition
     from pocketbench.config.devices import DeviceEntry
+    from pocketbench.devices.condition import Condition
     from pocketbench.devices.roster import Row
 
 COMMAND_S = 600.0
@@ -202,7 +202,7 @@ def _known(
 def _as_table(rows: list[Row], conditions: Mapping[str, Condition]) -> str:
     from tabulate import tabulate
 
-    from pocketbench.condition import GOOD, Condition
+    from pocketbench.devices.condition import GOOD, Condition
     from pocketbench.models import printable
     from pocketbench.plan import NATIVE
 

@@ -87,8 +87,8 @@ def rows_of(
 def _as_table(rows: Sequence[Row], claims: Sequence[Claim]) -> str:
     from tabulate import tabulate
 
+    from pocketbench.fleet.progress import duration
     from pocketbench.models import printable
-    from pocketbench.progress import duration
 
     cells = [
         [row.target, row.state, duration(row.since_s), row.cases, row.run_id, row.where, row.doing] for row in rows

@@ -13,7 +13,7 @@ from pocketbench.cli.options import report_options, run_options, store_option
 from pocketbench.cli.run import check_output, execute
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
-from pocketbench.fleet import Outcome
+from pocketbench.fleet.fleet import Outcome
 from pocketbench.plan import Case, Plan, Request
 from pocketbench.request import case_of, content_of
 from pocketbench.store.store import Store

@@ -13,18 +13,19 @@ from typing import Any
 
 import click
 
-from pocketbench import fleet, progress, report
-from pocketbench import goal as goals
+from pocketbench import report
 from pocketbench import request as asking
+from pocketbench.compress.variants import Variants
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
+from pocketbench.figures import goal as goals
+from pocketbench.fleet import fleet, progress
 from pocketbench.models import printable
 from pocketbench.plan import Plan, Request
 from pocketbench.report.findings import goal_lines
 from pocketbench.results import Result
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
-from pocketbench.variants import Variants
 
 STRICT, NOT_OK = 1, 3
 
@@ -193,7 +194,7 @@ def _energy(text: str | None) -> float | None:
 
 
 def _reason_code(code: str) -> str:
-    from pocketbench.verdict import CODES
+    from pocketbench.verdict.verdict import CODES
 
     if code not in CODES:
         raise UsageError(f"--fail-on {code}: unknown reason{nearest(code, CODES)}; known: {', '.join(CODES)}")

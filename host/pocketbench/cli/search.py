@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from pocketbench import fleet
 from pocketbench import request as asking
 from pocketbench.cli.run import execute, measured
+from pocketbench.compress.search import Search, is_costly
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import UsageError
-from pocketbench.goal import Term
+from pocketbench.figures.goal import Term
+from pocketbench.fleet import fleet
+from pocketbench.fleet.progress import duration
 from pocketbench.plan import ORIGINAL, Plan
-from pocketbench.progress import duration
-from pocketbench.search import Search, is_costly
 from pocketbench.workload import load
 
 # Enough to tell what is hopeless; who wins is measured afterwards.

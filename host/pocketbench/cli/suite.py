@@ -11,16 +11,17 @@ from typing import Any
 
 import click
 
-from pocketbench import fleet, progress, report
+from pocketbench import report
 from pocketbench.cli.options import run_options, store_option
 from pocketbench.cli.run import check_output, exit_code, write
 from pocketbench.config import devices as config
 from pocketbench.config import suite as suites
 from pocketbench.errors import UsageError
+from pocketbench.fleet import fleet, progress
 from pocketbench.night import Night
+from pocketbench.nightly.notify import tell
 from pocketbench.nightly.parts import Clock
 from pocketbench.nightly.run import Interrupted, Nightly
-from pocketbench.notify import tell
 from pocketbench.results import Result, with_samples
 from pocketbench.store import nights
 from pocketbench.store.store import Store

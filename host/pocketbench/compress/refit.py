@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pocketbench.compress import sensitivity
 from pocketbench.compress.recipe import Inputs, Say
-from pocketbench.progress import duration
+from pocketbench.fleet.progress import duration
 
 # Of the mean of the diagonal: how strongly the weights are held to what they were. Few samples want it strong.
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

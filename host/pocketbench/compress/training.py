@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pocketbench.compress.recipe import NetworkContext, Say, StepFailed
-from pocketbench.progress import duration
+from pocketbench.fleet.progress import duration
 
 # Layers that are weights and arithmetic on them.
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)

@@ -19,8 +19,8 @@ from pocketbench.deploy import bundle as bundles
 from pocketbench.deploy.probe import REMEDY, Probed, probe
 from pocketbench.deploy.runtimes import agent_pins, install_wheels, pack
 from pocketbench.errors import DeviceBusy, NotReachable
+from pocketbench.fleet.progress import megabytes, sending
 from pocketbench.models import PlacedFile, place
-from pocketbench.progress import megabytes, sending
 from pocketbench.transports import Completed, Transport
 from pocketbench_agent.device_info import df_free_bytes
 

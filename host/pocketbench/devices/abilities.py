@@ -16,16 +16,16 @@ from pathlib import Path
 
 import platformdirs
 
+from pocketbench.config.delegates import setups
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.delegates import setups
 from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import NotReachable
 from pocketbench.measurement import Process
 from pocketbench.models import ModelFile, open_model
 from pocketbench.plan import CPU, DELEGATES, EXTERNAL, PLAIN, Case, Plan, RuntimeChoice
-from pocketbench.runtime_verdict import software_stands_in
-from pocketbench.session import Session
-from pocketbench.wire import JobFiles
+from pocketbench.session.session import Session
+from pocketbench.session.wire import JobFiles
+from pocketbench.verdict.runtime_reasons import software_stands_in
 
 # One run: it is asked who computes, not how fast.
 ONCE = Plan(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pocketbench.config.devices import DeviceEntry
+from pocketbench.config.native_tools import ON_DEVICE
 from pocketbench.deploy import agent as deploy
 from pocketbench.deploy.runtimes import archive
 from pocketbench.devices import abilities
@@ -23,14 +24,13 @@ from pocketbench.devices.survey import Survey, places, survey, unusable
 from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
 from pocketbench.measurement import Observation
 from pocketbench.models import open_model, place
-from pocketbench.native_tools import ON_DEVICE
 from pocketbench.plan import Case, Plan, RuntimeChoice
-from pocketbench.session import Session
+from pocketbench.session.session import Session
+from pocketbench.session.wire import JobFiles
 from pocketbench.store import lease as leases
 from pocketbench.store.health import keep_check
 from pocketbench.store.store import Store
 from pocketbench.transports import Transport, create
-from pocketbench.wire import JobFiles
 
 RUN_S = 30.0
 CLOCK_S = 3.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
+from pocketbench.config.native_tools import FOLDER
 from pocketbench.driven.scripts import MISSING, ROOM
 from pocketbench.errors import DeviceLost, NotReachable
+from pocketbench.fleet.progress import megabytes, sending
 from pocketbench.models import PlacedFile, printable
-from pocketbench.native_tools import FOLDER
-from pocketbench.progress import megabytes, sending
-from pocketbench.session import NoSpaceOnDevice
+from pocketbench.session.session import NoSpaceOnDevice
 from pocketbench.transports import Transport
 from pocketbench_agent.device_info import df_free_bytes
 from pocketbench_agent.driven import FILES, set_name

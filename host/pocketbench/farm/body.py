@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketbench import fleet
 from pocketbench.config import devices as config
 from pocketbench.errors import DeviceBusy, PocketbenchError, StoreError, UsageError
 from pocketbench.farm import jobs
 from pocketbench.farm.telling import Telling
-from pocketbench.fleet import OnBehalf
+from pocketbench.fleet import fleet
+from pocketbench.fleet.fleet import OnBehalf
 from pocketbench.store import lab, spool
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence

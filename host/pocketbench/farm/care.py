@@ -7,9 +7,9 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 
-from pocketbench.condition import QUARANTINED, Condition
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.devices import health as checks
+from pocketbench.devices.condition import QUARANTINED, Condition
 from pocketbench.errors import StoreError
 from pocketbench.store import health
 from pocketbench.store.store import Store

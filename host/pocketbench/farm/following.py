@@ -14,9 +14,9 @@ from pocketbench.errors import StoreError
 from pocketbench.farm import jobs
 from pocketbench.farm.queue import RUNNING, WAITING, Entry, Queue
 from pocketbench.farm.shares import Share, hosts, split, unserved
+from pocketbench.fleet.progress import Progress, duration
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Request
-from pocketbench.progress import Progress, duration
 from pocketbench.results import Reason, Result, with_samples
 from pocketbench.store import lab
 from pocketbench.store.store import Store

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pocketbench import regression
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import UsageError
 from pocketbench.models import printable
 from pocketbench.night import AMBER, LEARNING, RED, Alarm
-from pocketbench.nightly import judge, page, pairs
+from pocketbench.nightly import judge, page, pairs, regression
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.judge import Judged
 from pocketbench.nightly.parts import Clock, Part, estimate_s

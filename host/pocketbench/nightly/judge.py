@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pocketbench import regression
 from pocketbench.night import IMPROVED, LEARNING, OK, SUSPECTED
+from pocketbench.nightly import regression
 
 # Judged by their logarithms, suspected by history, and confirmed by pairs; all are less the better.
 MEASURED = ("latency_p50", "load", "first_inference", "memory_peak", "energy")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketbench.config.devices import DeviceEntry
-from pocketbench.fleet import Outcome
+from pocketbench.fleet.fleet import Outcome
 from pocketbench.night import Treatment
 from pocketbench.nightly import kept
 from pocketbench.nightly.judge import MEASURED
+from pocketbench.nightly.regression import order
 from pocketbench.plan import ALTERNATING, BASELINE, MIRRORED, NEW, Case, Request, RuntimeChoice
-from pocketbench.regression import order
 from pocketbench.results import Result
 
 # Runs a request with the devices as they are given; an interrupted one ends the night.

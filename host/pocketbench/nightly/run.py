@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from pocketbench import fleet, regression
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.config.suite import SuiteFile
 from pocketbench.errors import UsageError
-from pocketbench.fleet import Outcome
+from pocketbench.fleet import fleet
+from pocketbench.fleet.fleet import Outcome
+from pocketbench.fleet.progress import Progress
 from pocketbench.models import printable
 from pocketbench.night import AMBER, RED, Alarm, Night
 from pocketbench.nightly import alarms as alarming
-from pocketbench.nightly import judge, kept, page, pairs
+from pocketbench.nightly import judge, kept, page, pairs, regression
 from pocketbench.nightly.alarms import Finding
 from pocketbench.nightly.confirm import Confirming
 from pocketbench.nightly.history import DEVICE, OS, segment
 from pocketbench.nightly.judge import Judged
 from pocketbench.nightly.parts import MEASURING, Clock, Part, batches, estimate_s, parts
 from pocketbench.plan import Case, Request
-from pocketbench.progress import Progress
 from pocketbench.results import METRICS, Result
 from pocketbench.series import series_key, series_of_case
 from pocketbench.store import nights

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pocketbench.compare import paired
+from pocketbench.figures.compare import paired
 from pocketbench.models import printable
 from pocketbench.plan import SCENARIO
 from pocketbench.report.findings import pareto

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pocketbench import goal as goals
-from pocketbench.compare import paired
+from pocketbench.figures import goal as goals
+from pocketbench.figures.compare import paired
 from pocketbench.models import printable
 from pocketbench.report.numbers import percent_points, significant
 from pocketbench.results import Result

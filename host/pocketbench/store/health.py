@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
-from pocketbench.condition import FAULT, PASSED, QUARANTINED, Condition, Fact, condition
 from pocketbench.config.devices import DeviceEntry
+from pocketbench.devices.condition import FAULT, PASSED, QUARANTINED, Condition, Fact, condition
 from pocketbench.errors import Quarantined
 from pocketbench.store import schema
 from pocketbench.store.store import Store, now, stamp

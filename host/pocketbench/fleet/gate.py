@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
 
-from pocketbench import heat
 from pocketbench.measurement import Observation
+from pocketbench.verdict import heat
 
 WINDOW_S = 0.1
 MARGIN_MILLICELSIUS = 3_000

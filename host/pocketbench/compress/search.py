@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pocketbench.compress.recipe import parse
-from pocketbench.goal import Term
+from pocketbench.figures.goal import Term
 from pocketbench.plan import ORIGINAL
 from pocketbench.results import Result
 

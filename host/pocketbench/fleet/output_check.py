@@ -6,17 +6,17 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from pocketbench import fidelity
 from pocketbench import plan as planning
 from pocketbench.errors import DeviceLost
-from pocketbench.link import Link
+from pocketbench.fleet.link import Link
+from pocketbench.fleet.reference import ARCH, HostReference
 from pocketbench.measurement import Output, Process, Rounding
 from pocketbench.plan import Case, Plan, program
-from pocketbench.reference import ARCH, HostReference
 from pocketbench.results import Fidelity
-from pocketbench.session import NoSpaceOnDevice
-from pocketbench.verdict import within_tolerance
-from pocketbench.wire import JobFiles
+from pocketbench.session.session import NoSpaceOnDevice
+from pocketbench.session.wire import JobFiles
+from pocketbench.verdict import fidelity
+from pocketbench.verdict.verdict import within_tolerance
 
 
 class OutputCheck:

@@ -15,23 +15,23 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Protocol
 
-from pocketbench import verdict
 from pocketbench.config.devices import ANY, DeviceEntry
 from pocketbench.errors import StoreError
 from pocketbench.farm.following import Following
 from pocketbench.farm.shares import in_lab
-from pocketbench.lane import Lane
+from pocketbench.fleet.lane import Lane
+from pocketbench.fleet.progress import Progress
+from pocketbench.fleet.reference import HostReference
+from pocketbench.fleet.turns import Turns
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import NATIVE, Request, original
-from pocketbench.progress import Progress
-from pocketbench.reference import HostReference
 from pocketbench.results import Result, with_samples
 from pocketbench.store import lab
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
 from pocketbench.store.store import Store
-from pocketbench.turns import Turns
+from pocketbench.verdict import verdict
 from pocketbench.workload import DevicePipeline, Workload, device_pipeline, load
 
 INTERRUPTED = 130

@@ -7,9 +7,10 @@ from statistics import median, stdev
 
 import numpy as np
 
-from pocketbench import stats, verdict
+from pocketbench import stats
 from pocketbench.measurement import Process, Told
 from pocketbench.results import Latency
+from pocketbench.verdict import verdict
 
 MS = 1e6
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import grpc
 from numpy.typing import NDArray
 
-from pocketbench import wire, wire_bounds
 from pocketbench.deploy.agent import RunningAgent
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
+from pocketbench.fleet.progress import sending
 from pocketbench.measurement import (
     Device,
     Echo,
@@ -31,8 +31,8 @@ from pocketbench.measurement import (
 )
 from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
-from pocketbench.progress import sending
-from pocketbench.wire import JobFiles
+from pocketbench.session import wire, wire_bounds
+from pocketbench.session.wire import JobFiles
 from pocketbench_agent import PROTOCOL_MAX, PROTOCOL_MIN, chunks
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.rpc import agent_pb2_grpc as rpc

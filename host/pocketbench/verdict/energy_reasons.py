@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pocketbench.energy import MOST_W, Found
+from pocketbench.figures.energy import MOST_W, Found
 from pocketbench.results import Reason
 
 THRESHOLDS: Mapping[str, float] = {

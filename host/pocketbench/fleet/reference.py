@@ -16,10 +16,10 @@ from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost
 from pocketbench.measurement import Output, Rounding
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Case, Plan
-from pocketbench.session import Session
+from pocketbench.session.session import Session
+from pocketbench.session.wire import JobFiles
 from pocketbench.store.lease import owner
 from pocketbench.transports.local import Local
-from pocketbench.wire import JobFiles
 
 ARCH = platform.machine()
 Answer = TypeVar("Answer")

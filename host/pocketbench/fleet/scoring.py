@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketbench import workload as work
-from pocketbench.accuracy import Scored, evaluate
 from pocketbench.assemble import case_reason
-from pocketbench.disjoint import Guard
+from pocketbench.compress.disjoint import Guard
 from pocketbench.errors import DeviceLost, NotReachable
-from pocketbench.link import Link
+from pocketbench.figures.accuracy import Scored, evaluate
+from pocketbench.fleet.link import Link
 from pocketbench.measurement import Ended, WorkerEnded
 from pocketbench.models import PlacedFile, place
 from pocketbench.plan import Case, Plan, program
 from pocketbench.results import Reason
-from pocketbench.session import NoSpaceOnDevice
-from pocketbench.wire import JobFiles
+from pocketbench.session.session import NoSpaceOnDevice
+from pocketbench.session.wire import JobFiles
 
 ATTEMPTS = 2
 SEED = 20_261_125

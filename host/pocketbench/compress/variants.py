@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from pocketbench import disjoint
+from pocketbench.compress import disjoint
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import DeviceError, UsageError
 from pocketbench.models import ModelFile, open_model

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry, Prepare
 from pocketbench.errors import DeviceError
-from pocketbench.link import Link
-from pocketbench.restore import CommandFailed, Journal, run_here
+from pocketbench.fleet.link import Link
+from pocketbench.fleet.restore import CommandFailed, Journal, run_here
 
 Say = Callable[[str], None]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.deploy import agent as deploy
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost
+from pocketbench.fleet.turns import Turns
 from pocketbench.measurement import Device
-from pocketbench.session import Session
+from pocketbench.session.session import Session
 from pocketbench.store import lease as leases
 from pocketbench.transports import Completed, Transport, create
-from pocketbench.turns import Turns
 
 # How long a device is waited for when its link breaks.
 RETURN_S = 180.0

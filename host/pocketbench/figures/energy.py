@@ -1,7 +1,7 @@
 """From raw readings of power and energy to joules an inference: which source is believed, and what it says.
 
 Every rail becomes either a counter (joules since some moment) or a gauge (watts at moments). Mean powers of three
-windows follow: idle, at work, idle; nothing here judges (energy_verdict.py does). Rules of sources, units and signs are
+windows follow: idle, at work, idle; nothing here judges (energy_reasons.py does). Rules of sources, units and signs are
 in docs/energy.md.
 """
 

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from threading import Event
 
-from pocketbench import energy, meters
+from pocketbench import meters
 from pocketbench.config.devices import Power
-from pocketbench.energy import Found, Settings
-from pocketbench.energy_verdict import THRESHOLDS, EnergyEvidence
 from pocketbench.errors import DeviceLost
-from pocketbench.link import Link
+from pocketbench.figures import energy
+from pocketbench.figures.energy import Found, Settings
+from pocketbench.fleet.link import Link
+from pocketbench.fleet.restore import CommandFailed, Journal, run_here
 from pocketbench.measurement import EnergyRun, Reading
 from pocketbench.plan import Case, Plan
-from pocketbench.restore import CommandFailed, Journal, run_here
-from pocketbench.wire import POWER, JobFiles
+from pocketbench.session.wire import POWER, JobFiles
+from pocketbench.verdict.energy_reasons import THRESHOLDS, EnergyEvidence
 
 # A fuel gauge counts in steps of minutes: it gets four times as long, and then as long as it needs, up to this.
 GAUGE_TIMES, MOST_TIMES = 4, 20

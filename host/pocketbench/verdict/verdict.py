@@ -12,10 +12,11 @@ from statistics import fmean, median, stdev
 
 import numpy as np
 
-from pocketbench import compression_verdict, energy_verdict, heat, runtime_verdict, stats
+from pocketbench import stats
 from pocketbench.measurement import Placed, Process, Reading
 from pocketbench.plan import CPU
 from pocketbench.results import Accuracy, Fidelity, Latency, Reason
+from pocketbench.verdict import compression_reasons, energy_reasons, heat, runtime_reasons
 
 THRESHOLDS: Mapping[str, float] = {
     # A first read that waits longer than this share of a run, and longer than the floor, waited for the run.
@@ -184,7 +185,7 @@ def partial_delegation(e: Evidence) -> Reason | None:
     """Part of the graph ran on the CPU."""
     if e.delegate == CPU or e.placed is None or not e.placed.known:
         return None
-    return runtime_verdict.partial(e.placed)
+    return runtime_reasons.partial(e.placed)
 
 
 def unstable(e: Evidence) -> Reason | None:
@@ -251,12 +252,12 @@ def output_constant(e: Evidence) -> Reason | None:
 
 def slower_than_original(e: Evidence) -> Reason | None:
     """Compression that costs time: a smaller file says nothing of its speed."""
-    return compression_verdict.slower(e.original, e.processes, THRESHOLDS["slower"])
+    return compression_reasons.slower(e.original, e.processes, THRESHOLDS["slower"])
 
 
 def accuracy_dropped(e: Evidence) -> Reason | None:
     """Compression that costs accuracy, and more than chance could."""
-    return compression_verdict.dropped(e.accuracy)
+    return compression_reasons.dropped(e.accuracy)
 
 
 def inputs_random(e: Evidence) -> Reason | None:
@@ -312,7 +313,7 @@ def coverage_unknown(e: Evidence) -> Reason | None:
 
 def software_adapter(e: Evidence) -> Reason | None:
     """Software stands in for the accelerator: its time is the CPU's, and says nothing of a GPU or NPU."""
-    return runtime_verdict.software_stands_in(e.placed)
+    return runtime_reasons.software_stands_in(e.placed)
 
 
 def emulated(e: Evidence) -> Reason | None:
@@ -325,17 +326,17 @@ def emulated(e: Evidence) -> Reason | None:
 
 def told_by_tool(e: Evidence) -> Reason | None:
     """A vendor's tool says how long its runs took, and nobody here saw what it did."""
-    return runtime_verdict.told_by_tool(e.processes)
+    return runtime_reasons.told_by_tool(e.processes)
 
 
 def driven_from_host(e: Evidence) -> Reason | None:
     """The device was told by its shell what to do: nothing of ours saw the tool run."""
-    return runtime_verdict.driven() if e.driven else None
+    return runtime_reasons.driven() if e.driven else None
 
 
 def runtime_changed(e: Evidence) -> Reason | None:
     """Processes of one case ran in different builds: their median is of neither."""
-    return runtime_verdict.changed(e.processes)
+    return runtime_reasons.changed(e.processes)
 
 
 CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
@@ -376,7 +377,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
 # Every code that a row can have, for --fail-on: those of CHECKS, of the whole table, and of cases that ended badly.
 CODES: Sequence[str] = (
     *(check.__name__ for check in CHECKS),
-    *(check.__name__ for check in energy_verdict.CHECKS),
+    *(check.__name__ for check in energy_reasons.CHECKS),
     "runtime_differs",
     "load_failed",
     "run_failed",

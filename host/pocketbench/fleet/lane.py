@@ -12,32 +12,32 @@ from pathlib import Path
 
 from pocketbench import plan as planning
 from pocketbench import workload as work
-from pocketbench.accuracy import Scored, accuracy
 from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry, Power
 from pocketbench.deploy.runtimes import archive
-from pocketbench.energy import Found
-from pocketbench.energy_phase import EnergyPhase
-from pocketbench.energy_verdict import EnergyEvidence
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, Quarantined, overtaken
-from pocketbench.gate import Gate, Passed
-from pocketbench.link import Link
+from pocketbench.figures.accuracy import Scored, accuracy
+from pocketbench.figures.energy import Found
+from pocketbench.fleet.energy_phase import EnergyPhase
+from pocketbench.fleet.gate import Gate, Passed
+from pocketbench.fleet.link import Link
+from pocketbench.fleet.output_check import OutputCheck
+from pocketbench.fleet.preparation import prepared, supply_restored
+from pocketbench.fleet.progress import Progress
+from pocketbench.fleet.reference import HostReference
+from pocketbench.fleet.scoring import ATTEMPTS, Scoring
+from pocketbench.fleet.turns import Turns
 from pocketbench.measurement import Ended, Process
 from pocketbench.models import PlacedFile, printable
-from pocketbench.output_check import OutputCheck
 from pocketbench.plan import Case, Request, program
-from pocketbench.preparation import prepared, supply_restored
-from pocketbench.progress import Progress
-from pocketbench.reference import HostReference
 from pocketbench.results import Fidelity, Reason, Result
-from pocketbench.scoring import ATTEMPTS, Scoring
-from pocketbench.session import NoSpaceOnDevice
+from pocketbench.session.session import NoSpaceOnDevice
+from pocketbench.session.wire import JobFiles
 from pocketbench.store import health
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
 from pocketbench.store.store import Store
-from pocketbench.turns import Turns
-from pocketbench.wire import JobFiles
+from pocketbench.verdict.energy_reasons import EnergyEvidence
 from pocketbench_agent.runtimes import OpTime
 
 # How often the link may break in one process of a case.

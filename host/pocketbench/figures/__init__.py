@@ -1,0 +1,1 @@
+"""Figures of a case from its raw facts, and differences between two: pure functions."""
