@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pocketbench import plan as planning
 from pocketbench import workload as work
@@ -397,16 +399,18 @@ class Lane:
                     self.progress.say(str(fenced))
                     return
 
-    def _context(self) -> Context:
+    @cached_property
+    def _plan(self) -> dict[str, Any]:
+        """One for all results: with its order of a thousand cases in each of them a run would take their square."""
         numbers = {key: position for position, key in enumerate(case.key for case in self.cases)}
+        order = [[numbers[key] for key in keys] for keys in self._order]
+        return {**asdict(self.request.plan), "order": order, "run_id": self.run_id}
+
+    def _context(self) -> Context:
         return Context(
             transport=self.entry.transport,
             device=self._link.info,
-            plan={
-                **asdict(self.request.plan),
-                "order": [[numbers[key] for key in keys] for keys in self._order],
-                "run_id": self.run_id,
-            },
+            plan=self._plan,
             labels=self.request.labels,
             load_avg=self._gate.load_avg if self._gate else None,
             has_thermal_sensor=self._gate.has_sensor if self._gate else False,
