@@ -47,13 +47,14 @@ KEPT = {"host": (60.0, 0.02), "agents": (4.0, 0.02)}
 # kB and open files that come and go with a link that breaks, whatever the number of cases.
 SLACK = (2048.0, 3.0)
 MANY_CASES = 20
-# Killed workers end their cases; an agent that was killed twice in one case, too.
-ENDS = {"OK", "CRASHED", "LOST"}
+# Killed workers end their cases; an agent that was killed twice in one case, too. A worker that stands still for longer
+# than its plan lets it run has too few samples, and says so.
+ENDS = {("OK", None), ("CRASHED", "worker_died"), ("LOST", "device_lost"), ("INVALID", "too_few_samples")}
 
 
 @dataclass
 class Looks:
-    """(cases stored, kB, open files) of each long-lived process over time, by its process id."""
+    """(cases so far, kB, open files) of each long-lived process over time, by its process id."""
 
     seen: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
 
@@ -163,11 +164,11 @@ def soak(home: Path, minutes: float, seed: int) -> list[str]:
         next_s = next_look_s = time.monotonic()
         deadline_s = next_s + 60 * minutes * 5 + 600
         while run.poll() is None and time.monotonic() < deadline_s:
-            now, begun = time.monotonic(), made.processes()
+            now = time.monotonic()
             if now >= next_look_s:
                 next_look_s = now + LOOK_S
                 long_lived = [pid for pid in made.bench.agents() if pid not in made.workers()]
-                looks.take([run.pid, *long_lived], begun)
+                looks.take([run.pid, *long_lived], _cases(made))
             ready = ready or all(made.log(name).begun() for name in names)
             if ready and now >= next_s:
                 next_s = now + dice.uniform(*PAUSE_S)
@@ -190,6 +191,12 @@ def soak(home: Path, minutes: float, seed: int) -> list[str]:
         return wrong
 
 
+def _cases(made: Lab) -> int:
+    """How far it is: a case is half done once its process is stored, and done with its result."""
+    ((results,),) = made.query("select count(*) from result") or [(0,)]
+    return (made.processes() + int(results)) // 2
+
+
 def _account(made: Lab, output: Path, names: list[str], models: int) -> list[str]:
     """Every case once, in the report and in the store; every job begun once."""
     if not output.exists():
@@ -197,11 +204,14 @@ def _account(made: Lab, output: Path, names: list[str], models: int) -> list[str
     results = json.loads(output.read_text())["results"]
     cases = Counter((result["device"], result["model"]["name"]) for result in results)
     print(f"{len(results)} results: {dict(Counter(result['status'] for result in results))}")
-    why = Counter(f"{r['device']}: {r['reasons'][0]['message'][:120]}" for r in results if r["status"] != "OK")
-    print("\n".join(f"  {count} x {text}" for text, count in why.most_common(12)))
+    ended = Counter(f"{r['device']}: {r['reasons'][0]['message'][:120]}" for r in results if r["status"] != "OK")
+    print("\n".join(f"  {count} x {text}" for text, count in ended.most_common(12)))
     wrong = [f"{len(cases)} of {len(names) * models} cases have a result"] if len(cases) != len(names) * models else []
     wrong += [f"{case}: {count} results" for case, count in cases.items() if count != 1]
-    wrong += [f"{r['device']}/{r['model']['name']}: {r['status']}" for r in results if r["status"] not in ENDS]
+    for result in results:
+        why = next((reason["code"] for reason in result["reasons"] if reason["severity"] == "invalid"), None)
+        if (result["status"], why) not in ENDS:
+            wrong.append(f"{result['device']}/{result['model']['name']}: {result['status']} {why}")
     stored = sorted(json.loads(doc)["id"] for doc in made.rows().values())
     wrong += [] if stored == sorted(result["id"] for result in results) else ["the store has other results"]
     for name in names:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import QUICK, TIMEOUT_S, Bench, wait_until, workers
+from tests.integration.conftest import DIGITS, QUICK, TIMEOUT_S, Bench, wait_until, workers
 
 # Six processes of about a second: long enough to be cut anywhere.
 PLAN = ("--processes", "6", "--min-time", "0.2", "--max-time", "0.5", "--cooldown", "0", "--format", "json")
@@ -78,6 +78,50 @@ def test_a_killed_host_loses_nothing_and_resumes(bench: Bench) -> None:
     assert len(stored(bench)) == 12
     assert [r["latency_ms"]["processes"] for r in ended.results] == [6, 6]
     assert bench(*arguments, "--resume").code == 2, "there is nothing left to resume"
+
+
+SCORED = """
+from pathlib import Path
+import numpy as np
+from pocketbench.workload import Score
+
+def score(predict):
+    hits = []
+    for item in range(20):
+        # A bare except, as users write them.
+        try:
+            predict(np.full(predict.inputs[0].shape, item / 20, np.float32))
+        except:
+            raise
+        hits.append(0.25 + item / 40)
+    with Path(LOG).open("a") as log:
+        log.write("scored ")
+    return Score("hits", hits, others={"misses": 0.5}, resamples=50)
+"""
+
+
+def test_what_was_scored_is_not_scored_again(bench: Bench) -> None:
+    """Scores may take longer than all else; and the first item still feeds the runs that are left."""
+    log = bench.home / "scored.log"
+    workload = bench.home / "w.py"
+    workload.write_text(SCORED.replace("LOG", repr(str(log))))
+    models = [word for name in ("float", "int8") for word in ("--model", DIGITS / f"digits-{name}.tflite")]
+    arguments = ["--device", "local", *models, "--workload", workload, *PLAN]
+    process = bench.start(*arguments)
+    assert wait_until(lambda: len(stored(bench)) >= 3, 60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert wait_until(lambda: not bench.agents(), 20)
+    assert sum(name == "score" for _, _, name in samples_of(bench)) == 2
+    ended = bench(*arguments, "--resume")
+    assert ended.code == 0, ended.stderr
+    assert log.read_text() == "scored scored "
+    for result in ended.results:
+        accuracy = result["accuracy"]
+        assert (accuracy["metric"], accuracy["n"], accuracy["others"]) == ("hits", 20, {"misses": 0.5})
+        assert accuracy["ci95"][0] < accuracy["value"] < accuracy["ci95"][1]
+        assert "inputs_random" not in [reason["code"] for reason in result["reasons"]]
+    assert not [name for _, _, name in samples_of(bench) if name == "score"], "kept for no longer than needed"
 
 
 def test_a_store_survives_kills_at_any_moment(bench: Bench) -> None:

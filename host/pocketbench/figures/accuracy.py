@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,24 @@ def evaluate(score: Score, seed: int) -> Scored:
         float(items.mean()),
         stats.bootstrap(n, lambda chosen: float(items[chosen].mean()), score.resamples, seed),
     )
+
+
+def to_doc(scored: Scored) -> dict[str, Any]:
+    """All that is needed to go on with it later, for JSON."""
+    return {
+        "metric": scored.score.metric,
+        "items": scored.items.tolist(),
+        "value": scored.value,
+        "resampled": None if scored.resampled is None else scored.resampled.tolist(),
+        "higher_is_better": scored.score.higher_is_better,
+        "others": {name: float(value) for name, value in scored.score.others.items()},
+    }
+
+
+def from_doc(doc: Mapping[str, Any]) -> Scored:
+    """What to_doc told. The score's own resample() is not needed any more."""
+    score = Score(doc["metric"], doc["items"], higher_is_better=doc["higher_is_better"], others=doc["others"])
+    return Scored(score, doc["value"], None if doc["resampled"] is None else np.array(doc["resampled"], np.float64))
 
 
 def accuracy(scored: Scored, original: Scored | None = None) -> Accuracy:

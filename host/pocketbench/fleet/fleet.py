@@ -19,6 +19,7 @@ from pocketbench.config.devices import ANY, DeviceEntry
 from pocketbench.errors import StoreError
 from pocketbench.farm.following import Following
 from pocketbench.farm.shares import in_lab
+from pocketbench.figures import accuracy
 from pocketbench.fleet.lane import Lane
 from pocketbench.fleet.progress import Progress
 from pocketbench.fleet.reference import HostReference
@@ -139,6 +140,7 @@ def _run(
     request = _placed(request, elsewhere, devices, store, run_id)
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
     done = {key: with_samples(result, measured.get(key, {})) for key, result in store.results(run_id).items()}
+    scored = {key: accuracy.from_doc(doc) for key, doc in store.scores(run_id).items()} if resumed else {}
     mine = [case for case in request.cases if case.key not in elsewhere]
     names = list(dict.fromkeys(case.device for case in mine))
     here = sum(devices[name].transport == "local" for name in names)
@@ -164,6 +166,7 @@ def _run(
             patience_s=behalf.patience_s if behalf else 0.0,
             fence=behalf.fence if behalf else None,
             measured=measured,
+            scored=scored,
             results={case.key: done[case.key] for case in mine if case.key in done and case.device == name},
         )
         for name in names

@@ -18,7 +18,7 @@ from pocketbench.assemble import Context, assemble, case_reason
 from pocketbench.config.devices import DeviceEntry, Power
 from pocketbench.deploy.runtimes import archive
 from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable, Quarantined, overtaken
-from pocketbench.figures.accuracy import Scored, accuracy
+from pocketbench.figures.accuracy import Scored, accuracy, to_doc
 from pocketbench.figures.energy import Found
 from pocketbench.fleet.energy_phase import EnergyPhase
 from pocketbench.fleet.gate import Gate, Passed
@@ -75,6 +75,8 @@ class Lane:
     # What must hold for rows to be stored, where that is not the device's own lease.
     fence: Fence | None = None
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
+    # By case key: what was scored before the run was cut.
+    scored: Mapping[str, Scored] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +94,8 @@ class Lane:
             lambda text: self.progress.say(f"{self.device}: {text}"),
             self.keep,
         )
-        self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = {}
+        known = {program(case): self.scored[case.key] for case in self.cases if case.key in self.scored}
+        self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = dict(known)
         self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
         self._scoring = Scoring(
             self.workload, self._link, self.request.plan, self._files, self.stop, Path(self._scratch.name)
@@ -278,13 +281,19 @@ class Lane:
         """Accuracy first: a workload that fails says so at once, and its first item feeds the timed runs."""
         for case in self._scored_cases():
             key = program(case)
-            if key in self._scores or self.stop.is_set():
+            if self.stop.is_set():
+                return
+            if key in self._scores:
+                if isinstance(self._scores[key], Scored) and self.inputs is None:
+                    self._scoring.feed(case)
                 continue
             self.progress.step(self.device, f"accuracy: {case.label}")
             scored = self._scoring.score(case)
             if scored is None:
                 return
             self._scores[key] = scored
+            if isinstance(scored, Scored):
+                self.store.save_score(self.run_id, case.key, to_doc(scored), self._fence)
         for case in self._open_cases:
             scored = self._scores.get(program(case))
             if isinstance(scored, Reason):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,18 @@ from pocketbench.plan import Case, Plan, program
 from pocketbench.results import Reason
 from pocketbench.session.session import NoSpaceOnDevice
 from pocketbench.session.wire import JobFiles
+
+
+class _FirstItem(BaseException):
+    """No Exception: the user's score() may catch those."""
+
+    def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
+        self.arrays = arrays
+
+
+def _stop_at_once(arrays: Sequence[NDArray[Any]]) -> NoReturn:
+    raise _FirstItem(arrays)
+
 
 ATTEMPTS = 2
 SEED = 20_261_125
@@ -71,6 +83,22 @@ class Scoring:
                 lost = str(error)
                 self._link.reopen(lost)
         return case_reason("device_lost", f"{lost} (twice, while it was scored)")
+
+    def feed(self, case: Case) -> None:
+        """The first item alone, of a case that was scored before its run was cut; none where it cannot be had."""
+        assert self._workload is not None
+        if program(case) in self.first_items:
+            return
+        try:
+            with self._link.live.scoring(case, self._plan, self._files(case)) as scorer:
+                self._workload.score(work.DevicePredict(_stop_at_once, scorer.facts))
+        except _FirstItem as first:
+            self.first_items[program(case)] = self._keep(first.arrays)
+        except DeviceLost as error:
+            if not self._stop.is_set():
+                self._link.reopen(str(error))
+        except (work.WorkloadFailed, WorkerEnded, NoSpaceOnDevice, NotReachable):
+            pass
 
     def _keep(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
         path = self._scratch / f"inputs-{len(self.first_items)}.npz"

@@ -7,6 +7,7 @@ spooled to disk and replayed, once, when it opens again.
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import uuid
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from pocketbench import __version__
@@ -36,6 +37,7 @@ UNKNOWN_SPREAD = 0.02
 SPREAD_SESSIONS = 5
 # Of rows that belong to a case and to none of its processes.
 ITEMS_ROUND = -1
+SCORE = "score"
 
 
 class Store:
@@ -85,6 +87,19 @@ class Store:
         packed = [(name, len(values), *codec.pack(values)) for name, values in samples.items() if len(values)]
         blobs = [{**key, "name": name, "n": n, "codec": kind, "data": data} for name, n, kind, data in packed]
         spool.write(self.database, [(schema.process, [{**key, "doc": doc}]), (schema.sample, blobs)], fence)
+
+    def save_score(self, run_id: str, case_key: str, doc: Mapping[str, Any], fence: Fence | None = None) -> None:
+        """A score that took long to make, until its run is finished. DeviceBusy as for a process."""
+        data = json.dumps(doc).encode()
+        key = {"run_id": run_id, "case_key": case_key, "round": ITEMS_ROUND, "name": SCORE}
+        spool.write(self.database, [(schema.sample, [{**key, "codec": "json", "n": 1, "data": data}])], fence)
+
+    def scores(self, run_id: str) -> dict[str, Any]:
+        """The scores of a run that is not finished, by case key."""
+        table = schema.sample
+        query = select(table.c.case_key, table.c.data).where(table.c.run_id == run_id, table.c.name == SCORE)
+        with self.database.reading() as connection:
+            return {row.case_key: json.loads(row.data) for row in connection.execute(query)}
 
     def save_result(
         self,
@@ -146,6 +161,9 @@ class Store:
         spool.replay(self.database)
         with self.database.writing() as connection:
             connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(finished_utc=now()))
+            # The results tell them from now on.
+            table = schema.sample
+            connection.execute(delete(table).where(table.c.run_id == run_id, table.c.name == SCORE))
 
     def unfinished_run(self, digest: str, run_id: str | None) -> str:
         """The run to resume: that one, else the newest unfinished one of the same plan. UsageError: none."""
