@@ -90,8 +90,10 @@ def make(
             targets, read = dict(earlier.target_of), earlier.read
         made = Variants(targets, formats, read=read)
         _make_all(made, workload, recipes, read, say)
-    made.seen = {"calibration_batches": disjoint.digests(read.samples)}
-    if any(recipe.on_network for recipe in recipes):
+    made.seen = dict(earlier.seen) if earlier is not None else {}
+    if not made.seen:
+        made.seen["calibration_batches"] = disjoint.digests(read.samples)
+    if any(recipe.on_network for recipe in recipes) and "train_batches" not in made.seen:
         made.seen["train_batches"] = disjoint.digests(source.trained_on(workload))
     return made
 
