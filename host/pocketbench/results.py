@@ -298,6 +298,12 @@ class Fidelity:
     constant: int = 0
 
 
+def is_again(result: Result) -> bool:
+    """Was the device lost, or never reached? Then a run that goes on measures the case after all."""
+    never = result.status == "SKIPPED" and result.device_info.fingerprint is None
+    return result.status == "LOST" or never
+
+
 @dataclass(frozen=True)
 class Result:
     """One case, measured and judged."""

@@ -108,6 +108,13 @@ def test_a_device_that_was_started_anew(bench: Bench, link: Faults) -> None:
     results = {result["device"]: result for result in json.loads(stdout)["results"]}
     assert (process.returncode, results["board"]["status"], results["local"]["status"]) == (3, "LOST", "OK"), stderr
     assert "was started anew while it was measured" in results["board"]["reasons"][0]["message"]
+    assert "1 case(s) lost, or never reached: the same command with --resume measures them" in stderr
+    kept = results["local"]["id"]
+    stdout, stderr = bench.start(*arguments, "--resume").communicate(timeout=TIMEOUT_S)
+    results = {result["device"]: result for result in json.loads(stdout)["results"]}
+    assert {result["status"] for result in results.values()} == {"OK"}, stderr
+    assert results["local"]["id"] == kept, "what is measured is not measured again"
+    assert bench(*arguments, "--resume").code == 2, "there is nothing left to resume"
 
 
 def test_ctrl_c_while_a_device_is_waited_for(bench: Bench, link: Faults) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from pocketbench.cli.queue import rows_of
 from pocketbench.config.devices import DeviceEntry, select, with_kinds
 from pocketbench.errors import UsageError
+from pocketbench.farm import jobs
 from pocketbench.farm.bays import Bays
 from pocketbench.farm.manager import GRACE_S, due
 from pocketbench.farm.queue import Entry
@@ -85,6 +88,25 @@ def test_a_device_asks_for_work_when_it_has_none() -> None:
     bays.put_back("a1")
     bays.bar(())
     assert (bays.take("kind.box", 3), bays.has(3), bays.has(4)) == ("a1", True, False)
+
+
+def test_a_job_waits_for_a_device_that_is_set_aside_meanwhile() -> None:
+    bays = Bays({"a1": None})
+    assert bays.set_aside("a1") and bays.take("dev.a1", 1) is None
+    bays.put_back("a1")
+    assert bays.take("dev.a1", 1) == "a1"
+
+
+def test_a_workload_that_is_another_file_is_not_run(tmp_path: Path) -> None:
+    """Whoever can write to the queue may not have any file of a host run."""
+    ran, path = tmp_path / "ran", tmp_path / "w.py"
+    path.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef score(predict): ...\n")
+    job = {"workload": (str(path), "0" * 64), "seen": {}}
+    with pytest.raises(UsageError, match="another file on this host"):
+        jobs._workload(job)
+    assert not ran.exists()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert jobs._workload({**job, "workload": (str(path), sha256)}) is not None and ran.exists()
 
 
 def test_a_job_is_begun_again_once_it_was_stalled_for_long_enough() -> None:

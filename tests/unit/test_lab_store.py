@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.exc import OperationalError
 
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.devices.condition import GOOD, QUARANTINED, SUSPECT
 from pocketbench.errors import Quarantined, UsageError
 from pocketbench.models import PlacedFile, place
 from pocketbench.plan import Plan, Request
-from pocketbench.store import health, lab, lease, schema
+from pocketbench.store import health, lab, lease, schema, spool
 from pocketbench.store.store import Store, request_doc
 from tests.unit import facts
 
@@ -128,6 +129,47 @@ def test_another_device_begins_anew(opened: Store) -> None:
     assert set(opened.processes(run_id)) == {"one", "two"}
     lab.begin_anew(opened, run_id, ["one"], ("share x", held.epoch))
     assert set(opened.processes(run_id)) == {"two"}
+
+
+def test_what_was_spooled_of_a_share_that_another_device_began_anew(
+    opened: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are dropped; those of a device's own lease are true whoever has it by now."""
+    monkeypatch.setattr(spool, "folder", lambda: tmp_path / "spool")
+    run_id = opened.create_run(REQUEST, request_doc(REQUEST))
+    held = {name: lease.take(opened, name, "ann@far (process 1)") for name in ("share x", "pixel")}
+
+    def away(*_: object) -> None:
+        raise OperationalError("away", {}, Exception())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_insert", away)
+        for key, name in (("one", "share x"), ("two", "pixel")):
+            opened.save_process(run_id, key, facts.process(0), (name, held[name].epoch))
+    assert spool.waiting(opened.database)
+    with opened.database.writing() as connection:
+        connection.execute(update(schema.lease).values(epoch=schema.lease.c.epoch + 1))
+    spool.replay(opened.database)
+    assert not spool.waiting(opened.database)
+    assert set(opened.processes(run_id)) == {"two"}
+
+
+def test_what_was_lost_gives_way_to_what_is_measured(opened: Store) -> None:
+    """And nothing else does."""
+    run_id = opened.create_run(REQUEST, request_doc(REQUEST))
+    lost = facts.reason("device_lost", "invalid", "the cable", "case")
+    for id_, status, expected in (("a", "LOST", "a"), ("b", "LOST", "b"), ("c", "OK", "c"), ("d", "LOST", "c")):
+        opened.save_result(run_id, "k", facts.result(id=id_, status=status, reasons=(lost,) if status != "OK" else ()))
+        assert opened.results(run_id)["k"].id == expected
+        opened.finish_run(run_id)
+        if expected == "c":
+            with pytest.raises(UsageError, match="no unfinished run"):
+                opened.unfinished_run(REQUEST.digest, None)
+        else:
+            assert opened.unfinished_run(REQUEST.digest, None) == run_id
+    with opened.database.reading() as connection:
+        strays = text("SELECT count(*) FROM metric WHERE result_id NOT IN (SELECT id FROM result)")
+        assert connection.execute(strays).scalar() == 0
 
 
 def test_health_is_what_the_store_tells(opened: Store) -> None:

@@ -18,12 +18,13 @@ from pocketbench import request as asking
 from pocketbench.compress.variants import Variants
 from pocketbench.config import devices as config
 from pocketbench.errors import UsageError, nearest
+from pocketbench.farm.shares import in_lab
 from pocketbench.figures import goal as goals
 from pocketbench.fleet import fleet, progress
 from pocketbench.models import printable
 from pocketbench.plan import Plan, Request
 from pocketbench.report.findings import goal_lines
-from pocketbench.results import Result
+from pocketbench.results import Result, is_again
 from pocketbench.store import lease as leases
 from pocketbench.store.store import Store, request_doc
 
@@ -84,6 +85,9 @@ def execute(
             err=True,
         )
         code = code or NOT_OK
+    elif any(is_again(result) for result in outcome.results):
+        again = sum(is_again(result) for result in outcome.results)
+        click.echo(f"{again} case(s) lost, or never reached: the same command with --resume measures them", err=True)
     if any(one.winner is None for one in judged):
         code = STRICT
     elif made is not None and made.failed:
@@ -105,7 +109,9 @@ def measured(
         if resume is not None:
             run_id = store.unfinished_run(request.digest, resume or None)
             for device in dict.fromkeys(case.device for case in request.cases):
-                holder = leases.held(store, leases.place(device, entries[device]))
+                # A lab's workers go on by themselves, and take turns with whoever uses their devices.
+                theirs = store.database.path is None and in_lab(entries[device])
+                holder = None if theirs else leases.held(store, leases.place(device, entries[device]))
                 if holder is not None:
                     raise UsageError(f"--resume {run_id}: it may still be running: {device} is in use by {holder}")
             _, stored = store.run_request(run_id)

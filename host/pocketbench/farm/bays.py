@@ -22,11 +22,14 @@ class Bays:
         served = [self._queues(name) for name in self._free]
         return [*(own for own, *_ in served), *dict.fromkeys(kind for _, *kinds in served for kind in kinds)]
 
-    def take(self, queue: str, job_id: int) -> str:
-        """The device that has the job from now on: the queue's own, or the first free one of its kind."""
-        device = next(name for name in self._free if queue in self._queues(name))
-        del self._free[device]
-        self._jobs[job_id] = device
+    def take(self, queue: str, job_id: int) -> str | None:
+        """The device that has the job from now on: the queue's own, or the first free one of its kind; None where it is
+        not free any more.
+        """
+        device = next((name for name in self._free if queue in self._queues(name)), None)
+        if device is not None:
+            del self._free[device]
+            self._jobs[job_id] = device
         return device
 
     def _queues(self, name: str) -> tuple[str, ...]:

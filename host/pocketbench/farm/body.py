@@ -75,7 +75,7 @@ def _measure(told: Mapping[str, Any]) -> int:
                 )
                 stored = settled(store, job["run_id"], job["cases"])
         except UsageError as error:
-            telling.end(str(error), "not_available")
+            telling.end(str(error), "not_served")
             raise
         telling.end("")
     return 0 if stored else UNFINISHED
@@ -101,7 +101,7 @@ def _fence(store: Store, job: Mapping[str, Any], device: str) -> Iterator[Fence 
     if not job["any"]:
         yield None
         return
-    name, end = f"share {job['run_id']} {job['share']}", time.monotonic() + PATIENCE_S
+    name, end = f"{spool.SHARE}{job['run_id']} {job['share']}", time.monotonic() + PATIENCE_S
     before = lab.told(store, job["run_id"]).get(job["share"])
     with _patient(lambda: leases.kept(store, name, lambda: signal.raise_signal(signal.SIGINT)), end) as lease:
         fence = (lease.device, lease.epoch)
@@ -127,14 +127,15 @@ def _patient(
 
 
 def settled(store: Store, run_id: str, case_keys: Sequence[str]) -> bool:
-    """Is every result in the store? What was spooled is stored first, however long the database is away."""
+    """Is every result in the store? What was spooled is stored first, however long the database is away: whoever
+    follows the run has no other way to it.
+    """
     while True:
-        try:
-            if lab.have(store, run_id, case_keys) < set(case_keys):
-                spool.replay(store.database)
-            return lab.have(store, run_id, case_keys) == set(case_keys)
-        except StoreError:
-            time.sleep(AGAIN_S)
+        with contextlib.suppress(StoreError):
+            spool.replay(store.database)
+            if not spool.waiting(store.database):
+                return lab.have(store, run_id, case_keys) == set(case_keys)
+        time.sleep(AGAIN_S)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ class Care:
         the first one that is passed at once.
         """
         entry = self._entries[name]
-        if name not in self._checked and entry.power_cycle:
+        first = name not in self._checked
+        # Before all else: whatever goes wrong from here on, the power is not cycled again at the next look.
+        self._checked[name] = time.monotonic()
+        if first and entry.power_cycle:
             self._cycle(name, entry.power_cycle)
         for _ in range(2):
             wrong = [one for one in checks.check(name, entry, self._store, self._say) if one.verdict == "failed"]

@@ -59,7 +59,9 @@ class LabManager(JobManager):
             return None
         self._is_back()
         if job is not None and job.id is not None:
-            self._bays.take(job.queue, job.id)
+            # While the database was asked, the device may have been set aside for a check.
+            while self._bays.take(job.queue, job.id) is None:
+                await asyncio.sleep(AGAIN_S)
         return job
 
     async def update_heartbeat(self, worker_id: int) -> None:

@@ -217,8 +217,12 @@ class Worker:
             for name in barred:
                 if self.care.due(name) and bays.set_aside(name):
                     try:
-                        with contextlib.suppress(StoreError, DeviceError):
-                            await asyncio.to_thread(self.care.check, name)
+                        await asyncio.to_thread(self.care.check, name)
+                    except (StoreError, DeviceError):
+                        pass
+                    except Exception as error:
+                        # The others go on being looked after.
+                        self.say(f"{name}: its check ended with {type(error).__name__}: {error}")
                     finally:
                         bays.put_back(name)
             await asyncio.sleep(CARE_S)

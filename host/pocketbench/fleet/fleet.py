@@ -27,7 +27,7 @@ from pocketbench.fleet.turns import Turns
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import NATIVE, Request, original
-from pocketbench.results import Result, with_samples
+from pocketbench.results import Result, is_again, with_samples
 from pocketbench.store import lab
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
@@ -139,8 +139,9 @@ def _run(
     elsewhere = {case.key: case for case in request.cases if shared_store and in_lab(devices[case.device])}
     request = _placed(request, elsewhere, devices, store, run_id)
     measured: Mapping[str, Mapping[int, Process]] = store.processes(run_id)
-    done = {key: with_samples(result, measured.get(key, {})) for key, result in store.results(run_id).items()}
-    scored = {key: accuracy.from_doc(doc) for key, doc in store.scores(run_id).items()} if resumed else {}
+    stored = {key: result for key, result in store.results(run_id).items() if not is_again(result)}
+    done = {key: with_samples(result, measured.get(key, {})) for key, result in stored.items()}
+    scored = {key: accuracy.from_doc(doc) for key, doc in store.scores(run_id).items()} if resumed or behalf else {}
     mine = [case for case in request.cases if case.key not in elsewhere]
     names = list(dict.fromkeys(case.device for case in mine))
     here = sum(devices[name].transport == "local" for name in names)

@@ -35,7 +35,7 @@ from pocketbench.plan import Case, Request, program
 from pocketbench.results import Fidelity, Reason, Result
 from pocketbench.session.session import NoSpaceOnDevice
 from pocketbench.session.wire import JobFiles
-from pocketbench.store import health
+from pocketbench.store import health, lab
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
 from pocketbench.store.store import Store
@@ -121,6 +121,7 @@ class Lane:
                 with self._lease(), self._ready():
                     self._gate = self._make_gate()
                     self._score_all()
+                    self._begin_anew()
                     self._rounds()
                     self._finish()
             except DeviceError as error:
@@ -277,16 +278,31 @@ class Lane:
     def _is_dead(self, key: str) -> bool:
         return bool(self._failures[key]) or any(p.ended.how != "ok" for p in self._processes[key].values())
 
+    def _begin_anew(self) -> None:
+        """What was begun before the device was started anew begins again: the next boot is another device."""
+        assert self._link.info is not None
+        boot = self._link.info.boot_id
+        boots = {key: {p.boot_id for p in processes.values()} for key, processes in self._processes.items()}
+        old = [case.key for case in self._open_cases if boot and boots[case.key] - {boot, ""}]
+        if old:
+            self.progress.say(f"{self.device}: was started anew since: {len(old)} case(s) begin again")
+            lab.begin_anew(self.store, self.run_id, old, self._fence)
+            self._processes.update((key, {}) for key in old)
+
     def _score_all(self) -> None:
         """Accuracy first: a workload that fails says so at once, and its first item feeds the timed runs."""
+        done = set()
         for case in self._scored_cases():
             key = program(case)
             if self.stop.is_set():
                 return
-            if key in self._scores:
-                if isinstance(self._scores[key], Scored) and self.inputs is None:
-                    self._scoring.feed(case)
+            if key in done:
                 continue
+            # Of a run that was cut: what was scored feeds the timed runs as before, else it is scored anew.
+            if key in self._scores and (self.inputs is not None or self._scoring.feed(case)):
+                done.add(key)
+                continue
+            done.add(key)
             self.progress.step(self.device, f"accuracy: {case.label}")
             scored = self._scoring.score(case)
             if scored is None:
@@ -345,8 +361,8 @@ class Lane:
             return None
         assert self._gate is not None
         self.progress.step(self.device, f"energy: {case.label}")
-        self._gate.wait()
         try:
+            self._gate.wait()
             return self._phase.measure(case, self._files(case), f"{self.run_id}.{case.key}.energy")
         except DeviceLost as error:
             if self.stop.is_set():

@@ -84,21 +84,23 @@ class Scoring:
                 self._link.reopen(lost)
         return case_reason("device_lost", f"{lost} (twice, while it was scored)")
 
-    def feed(self, case: Case) -> None:
-        """The first item alone, of a case that was scored before its run was cut; none where it cannot be had."""
+    def feed(self, case: Case) -> bool:
+        """The first item alone, of a case that was scored before its run was cut; False where it cannot be had."""
         assert self._workload is not None
         if program(case) in self.first_items:
-            return
+            return True
         try:
             with self._link.live.scoring(case, self._plan, self._files(case)) as scorer:
                 self._workload.score(work.DevicePredict(_stop_at_once, scorer.facts))
         except _FirstItem as first:
             self.first_items[program(case)] = self._keep(first.arrays)
+            return True
         except DeviceLost as error:
             if not self._stop.is_set():
                 self._link.reopen(str(error))
         except (work.WorkloadFailed, WorkerEnded, NoSpaceOnDevice, NotReachable):
             pass
+        return False
 
     def _keep(self, arrays: Sequence[NDArray[Any]]) -> PlacedFile:
         path = self._scratch / f"inputs-{len(self.first_items)}.npz"

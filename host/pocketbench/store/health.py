@@ -46,7 +46,7 @@ def facts(store: Store, device: str) -> list[Fact]:
         select(result.c.run_id, result.c.created_utc, result.c.status, result.c.doc)
         .where(result.c.device == device, result.c.created_utc >= begin)
         # Skipped and never reached: whatever was reached has told what it is.
-        .where((result.c.status == "LOST") | ((result.c.status == "SKIPPED") & result.c.device_fingerprint.is_(None)))
+        .where(schema.is_again(result))
         .order_by(result.c.created_utc)
     )
     checks = select(checkup).where(checkup.c.device == device, checkup.c.created_utc >= begin)

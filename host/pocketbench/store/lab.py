@@ -180,10 +180,13 @@ def _have(run_id: str, case_keys: Sequence[str]) -> Select[str]:
 
 
 def begin_anew(store: Store, run_id: str, case_keys: Sequence[str], fence: Fence | None = None) -> None:
-    """Forget the processes of cases without a result that another device began: two devices make no result together."""
+    """Forget the processes of cases without a result that another device began, or another boot of it: two make no
+    result together.
+    """
     with store.database.writing() as connection:
         if fence is not None and not stands(connection, fence):
             return
-        open_ = set(case_keys) - set(connection.execute(_have(run_id, case_keys)).scalars())
+        have = _have(run_id, case_keys).where(~schema.is_again(schema.result))
+        open_ = set(case_keys) - set(connection.execute(have).scalars())
         for table in (schema.process, schema.sample):
             connection.execute(delete(table).where(table.c.run_id == run_id, table.c.case_key.in_(open_)))

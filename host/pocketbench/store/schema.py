@@ -6,8 +6,10 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -90,6 +92,13 @@ result = Table(
     Index("result_by_series", "series", "created_utc").ddl_if(dialect="postgresql"),
     Index("result_by_night", "night"),
 )
+
+
+def is_again(table: FromClause) -> ColumnElement[bool]:
+    """Of rows of `result`: the device was lost, or never reached. Such a row gives way to what is measured later."""
+    never = (table.c.status == "SKIPPED") & table.c.device_fingerprint.is_(None)
+    return (table.c.status == "LOST") | never
+
 
 metric = Table(
     "metric",

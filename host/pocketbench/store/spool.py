@@ -6,16 +6,16 @@ import json
 import os
 import uuid
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from pocketbench.errors import StoreError, UsageError, overtaken
+from pocketbench.errors import DeviceBusy, StoreError, UsageError, overtaken
 from pocketbench.series import series_of_doc
 from pocketbench.store import engine, schema
 from pocketbench.store.engine import Database
@@ -23,6 +23,8 @@ from pocketbench.store.engine import Database
 Row = dict[str, Any]
 # A device's name in the lease table, and the epoch that its lease must still have for rows to be stored.
 Fence = tuple[str, int]
+# How the lease of a share begins, which holds across devices.
+SHARE = "share "
 Rows = Sequence[tuple[Table, Sequence[Row]]]
 
 
@@ -42,7 +44,7 @@ def write(database: Database, rows: Rows, fence: Fence | None) -> None:
         ) from error
     except SQLAlchemyError as error:
         try:
-            _spool(database, rows)
+            _spool(database, rows, fence)
         except OSError as second:
             raise StoreError(
                 f"the store {database.name} cannot be written ({database.cause(error)}), "
@@ -52,20 +54,43 @@ def write(database: Database, rows: Rows, fence: Fence | None) -> None:
 
 def replay(database: Database) -> None:
     """Store what was spooled for this database, once; what cannot be stored now stays."""
-    for path in sorted(folder().glob("*.json")) if folder().is_dir() else ():
+    for path in _spooled():
         try:
             doc = json.loads(path.read_text())
-            # Rows of earlier versions have the whole URL.
-            if database.name not in (doc["url"], engine.name(doc["url"])):
+            if not _is_for(database, doc):
                 continue
             rows = [(schema.metadata.tables[name], [_thaw(row) for row in rows]) for name, rows in doc["rows"]]
             for table, values in rows:
                 if table is schema.result:
                     _complete(values)
-            _insert(database, rows, None)
+            fence = doc.get("fence")
+            _insert(database, rows, (str(fence[0]), int(fence[1])) if fence else None)
+        except DeviceBusy:
+            # Another device has begun the share anew: rows of both would be mixed.
+            pass
         except (SQLAlchemyError, UsageError, OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         path.unlink(missing_ok=True)
+
+
+def waiting(database: Database) -> bool:
+    """Are there rows for this database that it could not take yet?"""
+    for path in _spooled():
+        try:
+            if _is_for(database, json.loads(path.read_text())):
+                return True
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
+
+
+def _spooled() -> Sequence[Path]:
+    return sorted(folder().glob("*.json")) if folder().is_dir() else ()
+
+
+def _is_for(database: Database, doc: Mapping[str, Any]) -> bool:
+    # Rows of earlier versions have the whole URL.
+    return database.name in (doc["url"], engine.name(doc["url"]))
 
 
 def stands(connection: Connection, fence: Fence) -> bool:
@@ -81,6 +106,9 @@ def _insert(database: Database, rows: Rows, fence: Fence | None) -> None:
         if fence is not None and not stands(connection, fence):
             raise overtaken(fence[0])
         (table, [first]), *others = rows
+        if table is schema.result:
+            same = (table.c.run_id == first["run_id"]) & (table.c.case_key == first["case_key"])
+            connection.execute(delete(table).where(same, table.c.id != first["id"], schema.is_again(table)))
         # Not by rowcount, which drivers do not keep for an INSERT.
         added = database.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
         if connection.execute(added, first).first() is None:
@@ -96,11 +124,16 @@ def _complete(values: Sequence[Row]) -> None:
         row.setdefault("series", series_of_doc(row["doc"], {}))
 
 
-def _spool(database: Database, rows: Rows) -> None:
+def _spool(database: Database, rows: Rows, fence: Fence | None) -> None:
     """On disk when this returns, whole or not at all."""
     where = folder()
     where.mkdir(parents=True, exist_ok=True)
-    doc = {"url": database.name, "rows": [[table.name, [_freeze(row) for row in values]] for table, values in rows]}
+    doc: dict[str, Any] = {
+        "url": database.name,
+        "rows": [[table.name, [_freeze(row) for row in values]] for table, values in rows],
+    }
+    # What one device measured is true whoever has it now; of a share it may be another device's turn.
+    doc |= {"fence": list(fence)} if fence is not None and fence[0].startswith(SHARE) else {}
     partial = where / f"{uuid.uuid4().hex}.partial"
     try:
         with partial.open("w") as file:

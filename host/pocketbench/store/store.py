@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from pocketbench import __version__
@@ -166,20 +166,27 @@ class Store:
             connection.execute(delete(table).where(table.c.run_id == run_id, table.c.name == SCORE))
 
     def unfinished_run(self, digest: str, run_id: str | None) -> str:
-        """The run to resume: that one, else the newest unfinished one of the same plan. UsageError: none."""
+        """The run to resume: that one, else the newest unfinished one of the same plan, or the last one if a device was
+        lost or never reached in it. UsageError: none.
+        """
         runs = schema.run
-        query = select(runs.c.id, runs.c.digest, runs.c.finished_utc).order_by(runs.c.created_utc.desc())
+        found = schema.result.alias()
+        lost = exists().where(found.c.run_id == runs.c.id, schema.is_again(found))
+        query = select(runs.c.id, runs.c.digest, runs.c.finished_utc, lost.label("lost"))
+        last = True
         with self.database.reading() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(query.order_by(runs.c.created_utc.desc())):
                 if run_id is not None and not row.id.startswith(run_id):
                     continue
-                if run_id is None and (row.digest != digest or row.finished_utc is not None):
+                if run_id is None and row.digest != digest:
                     continue
                 if row.digest != digest:
                     raise UsageError(f"--resume {row.id}: that run measured something else; repeat its command")
-                if row.finished_utc is not None:
+                if row.finished_utc is None or (row.lost and (last or run_id is not None)):
+                    return str(row.id)
+                if run_id is not None:
                     raise UsageError(f"--resume {row.id}: that run is complete")
-                return str(row.id)
+                last = False
         raise UsageError("--resume: the store has no unfinished run " + (run_id if run_id else "with the same plan"))
 
     def processes(self, run_id: str) -> dict[str, dict[int, Process]]:

@@ -108,7 +108,8 @@ def _constant_along(axis: int, array: NDArray[Any], reference: NDArray[Any], lea
         return 0
     rest = tuple(other for other in range(array.ndim) if other != axis)
     # Of integers the difference would wrap around; of NaN it is no number, and nothing is told.
-    spans = [each.max(rest).astype(np.float64) - each.min(rest).astype(np.float64) for each in (array, reference)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        spans = [each.max(rest).astype(np.float64) - each.min(rest).astype(np.float64) for each in (array, reference)]
     return int(np.count_nonzero((spans[0] == 0) & (spans[1] > least)))
 
 
