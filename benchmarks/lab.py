@@ -233,21 +233,24 @@ def serve(host: str, url: str, log: Path, seconds: float, devices: Mapping[str, 
 
     async def body(device: str, attempt: int, doc: Mapping[str, Any]) -> None:
         begun_s = time.monotonic()
-        held = await asyncio.to_thread(until, lambda: taken(store, device, f"{lease.owner()} {device}"))
-        await asyncio.sleep(seconds)
-        result = replace(facts.result(), id=uuid.uuid4().hex[:12], device=device)
+        try:
+            held = await asyncio.to_thread(until, lambda: taken(store, device, f"{lease.owner()} {device}"))
+            await asyncio.sleep(seconds)
+            result = replace(facts.result(), id=uuid.uuid4().hex[:12], device=device)
 
-        def keep() -> None:
-            store.save_result(doc["run_id"], doc["cases"][0], result, (held.device, held.epoch))
-            lease.release(store, held)
+            def keep() -> None:
+                store.save_result(doc["run_id"], doc["cases"][0], result, (held.device, held.epoch))
+                lease.release(store, held)
 
-        await asyncio.to_thread(until, keep)
-        # Where the database went away just then, it was spooled.
-        if not await asyncio.to_thread(settled, store, doc["run_id"], doc["cases"]):
-            raise Unfinished("its result is not in the store")
-        ran = Ran(device, doc["cases"][0], attempt, begun_s, time.monotonic())
-        with log.open("a") as file:
-            file.write(json.dumps(asdict(ran)) + "\n")
+            await asyncio.to_thread(until, keep)
+            # Where the database went away just then, it was spooled.
+            if not await asyncio.to_thread(settled, store, doc["run_id"], doc["cases"]):
+                raise Unfinished("its result is not in the store")
+        finally:
+            # Also of a try that came to nothing: it had the device all the same.
+            ran = Ran(device, doc["cases"][0], attempt, begun_s, time.monotonic())
+            with log.open("a") as file:
+                file.write(json.dumps(asdict(ran)) + "\n")
 
     Worker(store, claims_of(devices, host), body, lambda text: print(text, file=sys.stderr, flush=True)).run()
     store.close()

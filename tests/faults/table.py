@@ -15,6 +15,7 @@ WORKERS, LINKS, HOSTS, STORES, HOSTILE = (
     f"tests/faults/test_{name}.py" for name in ("workers", "links", "hosts", "stores", "hostile")
 )
 SLOW = "tests/slow/test_faults.py"
+LAB, SLOW_LAB = "tests/integration/test_lab.py", "tests/slow/test_lab.py"
 REASONS, BROKEN, SURVIVAL = (f"tests/integration/test_{name}.py" for name in ("reasons", "broken_links", "survival"))
 PATIENCE = "tests/slow/test_patience.py"
 
@@ -272,6 +273,45 @@ FAULTS: Sequence[Fault] = (
     Fault("The store", "thirty hosts are killed while they write",
           "nothing that was said to be stored is lost, nothing is there by halves",
           None, None, 0, "tests/unit/test_store_survival.py::test_hosts_that_are_killed_while_they_write"),
+    Fault("A lab", "a worker's host is killed",
+          "its share is begun anew by whoever serves the device or its kind; each case is measured once",
+          "OK", None, 0, f"{SLOW_LAB}::test_one_host_is_killed_and_one_frozen_for_longer_than_its_lease"),
+    Fault("A lab", "a worker's host stands still for longer than its lease",
+          "what it still does is fenced; each case is measured once",
+          "OK", None, 0, f"{SLOW_LAB}::test_one_host_is_killed_and_one_frozen_for_longer_than_its_lease"),
+    Fault("A lab", "the process that measures a share dies",
+          "tried once more; what it had measured stands",
+          "OK", None, 0, f"{LAB}::test_a_process_that_dies_is_tried_once_more"),
+    Fault("A lab", "PostgreSQL crashes while the workers measure",
+          "they go on, and store when it is back",
+          "OK", None, 0, f"{SLOW_LAB}::test_a_database_that_crashes_in_the_middle_costs_nothing"),
+    Fault("A lab", "the cable of a worker's host is pulled for a while",
+          "it measures on, and stores when it is back",
+          "OK", None, 0, f"{SLOW_LAB}::test_a_lab_to_try"),
+    Fault("A lab", "rows were spooled for a share that another device has begun anew",
+          "dropped: two devices make no result together",
+          None, None, 0, "tests/unit/test_lab_store.py::test_what_was_spooled_of_a_share_that_another_device_has"),
+    Fault("A lab", "a worker is stopped",
+          "what it had begun waits again",
+          "OK", None, 0, f"{SLOW_LAB}::test_a_worker_that_is_stopped_gives_its_work_back"),
+    Fault("A lab", "who asked is killed",
+          "the lab measures all the same; `--resume` collects it",
+          "OK", None, 0, f"{SLOW_LAB}::test_a_host_that_asked_and_died_goes_on"),
+    Fault("A lab", "nobody serves a device",
+          "said at once, and what to start where; five minutes later its cases end",
+          "SKIPPED", "not_served", 3, f"{LAB}::test_what_nobody_serves_is_said_and_can_be_called_off"),
+    Fault("A lab", "two hosts claim one device",
+          "the second worker does not start, and says who has it",
+          None, None, 2, f"{LAB}::test_a_device_has_one_worker"),
+    Fault("A lab", "a device fails again and again",
+          "quarantined after three faults in a day, until two health checks in a row are passed",
+          "SKIPPED", "quarantined", 3, f"{LAB}::test_a_device_with_three_faults_is_left_alone_until_it_is_well"),
+    Fault("A lab", "a device is quarantined, and has a power switch",
+          "cycled once, then checked until it is well",
+          "OK", None, 0, f"{SLOW_LAB}::test_a_quarantined_device_is_power_cycled_and_checked_until_it_is_well"),
+    Fault("A lab", "the workload on a worker's host is another file",
+          "compared before it is run: refused",
+          "SKIPPED", "not_served", 3, "tests/unit/test_farm.py::test_a_workload_that_is_another_file_is_not_run"),
 )
 # fmt: on
 
@@ -279,10 +319,11 @@ HEAD = """# Reliability
 What can go wrong, what becomes of it, and the test that shows it. (`python -m tests.faults.table` makes this page
 of the table in `tests/faults/table.py`.)
 
-Whatever happens, each test of `tests/faults` asserts the same of the whole run: the status, reason and exit code below;
-no traceback; an end before the deadline and 30 s; no committed result lost, changed or doubled; the other device of the
-run not delayed by more than a second; and no process, port, lease or file left behind. Numbers of seconds are those
-of a machine with nothing else to do.
+Whatever happens, each test in `faults/` asserts the same of the whole run: the status, reason and exit code below; no
+traceback; an end before the deadline and 30 s; no committed result lost, changed or doubled; no process, port, lease or
+file left behind; and where the fault is one device's and another one measures beside it, that this one is not delayed
+by more than a second. Tests elsewhere assert what their row says. Numbers of seconds are those of a machine with
+nothing else to do.
 """
 
 

@@ -131,7 +131,7 @@ def test_another_device_begins_anew(opened: Store) -> None:
     assert set(opened.processes(run_id)) == {"two"}
 
 
-def test_what_was_spooled_of_a_share_that_another_device_began_anew(
+def test_what_was_spooled_of_a_share_that_another_device_has(
     opened: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are dropped; those of a device's own lease are true whoever has it by now."""
