@@ -131,23 +131,30 @@ def test_an_old_lease_of_the_same_owner_is_no_lease(opened: Store, monkeypatch: 
 
 
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over(opened: Store) -> None:
-    orphan = f"ann@{socket.gethostname()} (process {dead_process()})"
+    orphan = f"ann@{lease.here()} (process {dead_process()})"
     assert lease.take(opened, "pi5", orphan).epoch == 1
     assert lease.take(opened, "pi5", elsewhere("bob")).epoch == 2
 
 
 def test_a_user_of_a_domain_is_an_orphan_too(opened: Store) -> None:
-    lease.take(opened, "pi5", f"ann@corp.example@{socket.gethostname()} (process {dead_process()})")
+    lease.take(opened, "pi5", f"ann@corp.example@{lease.here()} (process {dead_process()})")
     assert lease.take(opened, "pi5", elsewhere("bob")).epoch == 2
+
+
+def test_a_process_of_a_machine_of_the_same_name_is_not_asked_for_here() -> None:
+    """Two boards of one image: whoever has that number here says nothing of it."""
+    for other in (socket.gethostname(), f"{socket.gethostname()}#000000"):
+        assert lease.here() == other or not lease.orphaned(f"ann@{other} (process {dead_process()})")
+    assert lease.orphaned(f"ann@{lease.here()} (process {dead_process()})")
 
 
 @pytest.mark.parametrize(
     "holder",
     [
-        f"ann@{socket.gethostname()} (process {os.getpid()})",
-        f"ann@{socket.gethostname()} (process 1)",
-        f"ann@{socket.gethostname()} (process x)",
-        f"ann@{socket.gethostname()} (process {2**70})",
+        f"ann@{lease.here()} (process {os.getpid()})",
+        f"ann@{lease.here()} (process 1)",
+        f"ann@{lease.here()} (process x)",
+        f"ann@{lease.here()} (process {2**70})",
         "somebody",
         "",
     ],
@@ -160,7 +167,7 @@ def test_whoever_may_still_live_keeps_it(opened: Store, holder: str) -> None:
 
 
 def test_the_owner_says_who_where_and_which_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert lease.owner() == f"{getpass.getuser()}@{socket.gethostname()} (process {os.getpid()})"
+    assert lease.owner() == f"{getpass.getuser()}@{lease.here()} (process {os.getpid()})"
 
 
 def test_epochs_outlive_the_store(url: str, opened: Store) -> None:

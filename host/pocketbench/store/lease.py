@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from getpass import getuser
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -38,7 +40,16 @@ def owner() -> str:
         user = getuser()
     except (KeyError, OSError):
         user = "unknown"
-    return f"{user}@{socket.gethostname()} (process {os.getpid()})"
+    return f"{user}@{here()} (process {os.getpid()})"
+
+
+def here() -> str:
+    """This machine: its name alone may be that of another one, of the same image, whose processes nobody here sees."""
+    try:
+        known = Path("/etc/machine-id").read_bytes()
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()}#{hashlib.sha256(known).hexdigest()[:6]}"
 
 
 def take(store: Store, device: str, who: str) -> Lease:
@@ -82,7 +93,7 @@ def orphaned(who: str) -> bool:
     _, _, place = who.rpartition("@")
     host, _, process = place.partition(" (process ")
     pid = process.removesuffix(")")
-    if os.name == "nt" or host != socket.gethostname() or not pid.isdigit():
+    if os.name == "nt" or host != here() or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
