@@ -46,9 +46,10 @@ SOAK_MINUTES ?= 60
 soak: $(VENV)/.dev  ## A lab under random faults from a seed, for an hour (SOAK_MINUTES): nothing is lost, nothing grows.
 	$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
 
+ACCEL := tests/accel -o cache_dir=build/cache/accel
 test-accel: $(VENV)/.dev  ## Tests of NPU and GPU paths, on a simulator and a software Vulkan (300 MB of packages).
 	$(BIN)/python -m tests.accel.fetch build/accel
-	$(BIN)/python -m pytest tests/accel
+	$(BIN)/python -m pytest $(ACCEL) || $(BIN)/python -m pytest $(ACCEL) $(AGAIN)
 
 test-compress: $(VENV)/.compress  ## Tests of compression, which install torch (2 GB).
 	$(BIN)/python -m pytest tests/compress

@@ -23,6 +23,17 @@ GETPROP = "/system/bin/getprop"
 RECORDED_PROPERTIES = "/getprop.txt"
 # And what no file tells, in lines of key=value: system, node, release, machine, and df, the last line of `df -Pk`.
 RECORDED_FACTS = "/facts.txt"
+CPUS = "/sys/devices/system/cpu"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cores that share a clock: `big` or `little` ones. `capacity` is of 1024, the fastest core's; 0 where unknown."""
+
+    policy: str
+    cpus: tuple[int, ...]
+    max_khz: int
+    capacity: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class DeviceInfo:
     free_bytes: int
     memory_bytes: int
     emulated_by: str
+    clusters: tuple[Cluster, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,34 @@ def device_info(home: Path) -> DeviceInfo:
         free_bytes=df_free_bytes(recorded.get("df", "")) or 0 if recorded else shutil.disk_usage(home).free,
         memory_bytes=_memory_bytes(),
         emulated_by=emulated_by(machine(), properties),
+        clusters=clusters(),
     )
+
+
+def clusters() -> tuple[Cluster, ...]:
+    """By policies of cpufreq (https://docs.kernel.org/admin-guide/pm/cpufreq.html) and the scheduler's cpu_capacity."""
+    found = []
+    for path in sorted(
+        (root() / CPUS.lstrip("/")).glob("cpufreq/policy*"), key=lambda path: (len(path.name), path.name)
+    ):
+        policy = f"{CPUS}/cpufreq/{path.name}"
+        told = (read_text(f"{policy}/related_cpus") or "").split()
+        cpus = tuple(int(word) for word in told if re.fullmatch("[0-9]{1,4}", word, re.ASCII))
+        if cpus:
+            found.append(
+                Cluster(
+                    path.name,
+                    cpus,
+                    _whole(f"{policy}/cpuinfo_max_freq"),
+                    _whole(f"{CPUS}/cpu{cpus[0]}/cpu_capacity"),
+                )
+            )
+    return tuple(found)
+
+
+def _whole(path: str) -> int:
+    text = read_text(path) or ""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text, re.ASCII) else 0
 
 
 def emulated_by(arch: str, properties: Mapping[str, str]) -> str:

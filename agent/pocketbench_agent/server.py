@@ -132,7 +132,7 @@ class Agent(rpc.AgentServicer):
         return pb.HelloReply(
             protocol=protocol,
             build_sha256=self._build,
-            device=pb.DeviceInfo(**vars(info)),
+            device=pb.DeviceInfo(**{**vars(info), "clusters": [pb.Cluster(**vars(one)) for one in info.clusters]}),
             runtimes=_runtimes(),
             unacknowledged=self.jobs.unacknowledged(),
         )

@@ -19,6 +19,7 @@ from pocketbench.results import (
     STATUSES,
     Accuracy,
     Clock,
+    Cores,
     Delegate,
     DeviceFacts,
     Fidelity,
@@ -38,6 +39,7 @@ from pocketbench.results import (
 )
 from pocketbench.verdict import energy_reasons, heat, verdict
 from pocketbench.verdict.energy_reasons import EnergyEvidence
+from pocketbench_agent.device_info import Cluster
 from pocketbench_agent.runtimes import OpTime
 
 MS = 1e6
@@ -144,7 +146,7 @@ def assemble(
         memory_mb=_memory(good),
         energy=energy.found.energy if energy is not None else None,
         temperature_c=_temperature(good),
-        cpu_mhz=_clock(good),
+        cpu_mhz=_clock(good, context.device.clusters if context.device is not None and case.cpus else (), case.cpus),
         profile=_profile(profile) if profile else None,
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,
@@ -281,10 +283,14 @@ def _temperature(processes: Sequence[Process]) -> Temperature | None:
     return Temperature(celsius[0], celsius[-1], max(celsius))
 
 
-def _clock(processes: Sequence[Process]) -> Clock | None:
-    """Mean by the time in states where the kernel counts it, else of what was seen each second."""
-    speeds = [r for p in processes for r in p.readings if r.quantity == "frequency" and r.value]
-    ceilings = [v for p in processes for r in p.readings if r.quantity == "ceiling" for v in r.value]
+def _clock(processes: Sequence[Process], clusters: Sequence[Cluster], cpus: Sequence[int]) -> Clock | None:
+    """Mean by the time in states where the kernel counts it, else of what was seen each second; of the cores that the
+    case was kept to, else of the fastest ones.
+    """
+    used = {f"cpufreq:{one.policy}" for one in clusters if set(one.cpus) & set(cpus)}
+    seen = [r for p in processes for r in p.readings if not used or r.source in used]
+    speeds = [r for r in seen if r.quantity == "frequency" and r.value]
+    ceilings = [v for r in seen if r.quantity == "ceiling" for v in r.value]
     if not speeds or not ceilings:
         return None
     fastest = max(speeds, key=lambda r: fmean(r.value)).source
@@ -358,6 +364,7 @@ def _device(device: Device | None) -> DeviceFacts:
         cpu=device.cpu or None,
         boot_id=device.boot_id or None,
         fingerprint=device.fingerprint or None,
+        clusters=tuple(Cores(c.cpus, c.max_khz / 1000 or None, c.capacity or None) for c in device.clusters) or None,
     )
 
 

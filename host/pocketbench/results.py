@@ -54,6 +54,15 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class Cores:
+    """Cores that share a clock, such as big or little ones. `capacity` is of 1024, the fastest core's."""
+
+    cpus: Sequence[int]
+    max_mhz: float | None
+    capacity: int | None
+
+
+@dataclass(frozen=True)
 class DeviceFacts:
     """What the device said of itself; None where the case never got that far."""
 
@@ -64,6 +73,7 @@ class DeviceFacts:
     cpu: str | None = None
     boot_id: str | None = None
     fingerprint: str | None = None
+    clusters: Sequence[Cores] | None = None
 
     @property
     def summary(self) -> str:

@@ -14,6 +14,7 @@ from pocketbench.assemble import STATUS_OF, Context, assemble, case_reason
 from pocketbench.measurement import Ended, Process, Tensor
 from pocketbench.results import METRICS, STATUSES, Accuracy, Fidelity, Result, from_doc, to_doc
 from pocketbench.verdict.verdict import CODES
+from pocketbench_agent.device_info import Cluster
 from tests.unit import facts
 from tests.unit.facts import DEVICE, MS
 
@@ -47,6 +48,23 @@ def test_statistics_are_those_of_the_processes() -> None:
     assert result.latency_ms.p90 == pytest.approx(np.sort(pooled)[1079])
     assert result.samples_ns == tuple(tuple(p.run_ns.tolist()) for p in processes)
     assert result.process_medians_ns() == [m * MS for m in medians]
+
+
+def test_the_clock_is_that_of_the_cores_that_a_case_was_kept_to() -> None:
+    fast = (
+        facts.two("cpufreq:policy4", "frequency", "khz", 2_800_000, 2_800_000),
+        facts.two("cpufreq:policy4", "ceiling", "khz", 3_000_000, 3_000_000),
+    )
+    processes = [replace(p, readings=(*p.readings, *fast)) for p in facts.processes()]
+    clusters = (Cluster("policy0", (0, 1, 2, 3), 2_400_000, 400), Cluster("policy4", (4, 5), 3_000_000, 1024))
+    context = replace(CONTEXT, device=replace(DEVICE, clusters=clusters))
+    for cpus, mhz in (((), (2800, 3000)), ((4,), (2800, 3000)), ((1, 2), (1800, 2400)), ((1, 4), (2800, 3000))):
+        result = assemble(replace(facts.case(), cpus=cpus), processes, context)
+        assert result.cpu_mhz is not None and (result.cpu_mhz.mean, result.cpu_mhz.ceiling) == mhz, cpus
+        assert [(list(c.cpus), c.max_mhz, c.capacity) for c in result.device_info.clusters or ()] == [
+            ([0, 1, 2, 3], 2400, 400),
+            ([4, 5], 3000, 1024),
+        ]
 
 
 def test_other_measurements_have_their_units() -> None:

@@ -49,6 +49,22 @@ def test_what_the_device_says_of_itself(tree: Path, tmp_path: Path) -> None:
     assert info.cpus >= 1 and info.free_bytes > 0
 
 
+def test_big_and_little_cores(tree: Path, tmp_path: Path) -> None:
+    """As the kernel groups them by clock; what it does not tell is unknown."""
+    assert device_info.device_info(tmp_path).clusters == ()
+    cpus = "sys/devices/system/cpu"
+    for policy, cores, khz in ((0, "0 1 2 3", "1803000"), (10, "10 11 99999999999 ²", "x"), (4, "4 5 6 7", "2802000")):
+        write(tree, f"{cpus}/cpufreq/policy{policy}/related_cpus", f"{cores}\n")
+        write(tree, f"{cpus}/cpufreq/policy{policy}/cpuinfo_max_freq", f"{khz}\n")
+    write(tree, f"{cpus}/cpu0/cpu_capacity", "381\n")
+    write(tree, f"{cpus}/cpu4/cpu_capacity", "1024\n")
+    assert device_info.device_info(tmp_path).clusters == (
+        device_info.Cluster("policy0", (0, 1, 2, 3), 1_803_000, 381),
+        device_info.Cluster("policy4", (4, 5, 6, 7), 2_802_000, 1024),
+        device_info.Cluster("policy10", (10, 11), 0, 0),
+    )
+
+
 def test_a_pc_has_its_name_in_dmi(tree: Path, tmp_path: Path) -> None:
     (tree / "proc/device-tree/model").unlink()
     write(tree, "sys/class/dmi/id/product_name", "NUC13\n")

@@ -90,6 +90,7 @@ class DeviceInfo(google.protobuf.message.Message):
     FREE_BYTES_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     EMULATED_BY_FIELD_NUMBER: builtins.int
+    CLUSTERS_FIELD_NUMBER: builtins.int
     model: builtins.str
     soc: builtins.str
     os: builtins.str
@@ -106,6 +107,10 @@ class DeviceInfo(google.protobuf.message.Message):
     memory_bytes: builtins.int
     emulated_by: builtins.str
     """empty on real hardware"""
+    @property
+    def clusters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Cluster]:
+        """none where the kernel does not tell"""
+
     def __init__(
         self,
         *,
@@ -123,10 +128,36 @@ class DeviceInfo(google.protobuf.message.Message):
         free_bytes: builtins.int = ...,
         memory_bytes: builtins.int = ...,
         emulated_by: builtins.str = ...,
+        clusters: collections.abc.Iterable[global___Cluster] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arch", b"arch", "boot_id", b"boot_id", "cpu", b"cpu", "cpus", b"cpus", "emulated_by", b"emulated_by", "fingerprint", b"fingerprint", "free_bytes", b"free_bytes", "kernel", b"kernel", "libc", b"libc", "memory_bytes", b"memory_bytes", "model", b"model", "os", b"os", "python", b"python", "soc", b"soc"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arch", b"arch", "boot_id", b"boot_id", "clusters", b"clusters", "cpu", b"cpu", "cpus", b"cpus", "emulated_by", b"emulated_by", "fingerprint", b"fingerprint", "free_bytes", b"free_bytes", "kernel", b"kernel", "libc", b"libc", "memory_bytes", b"memory_bytes", "model", b"model", "os", b"os", "python", b"python", "soc", b"soc"]) -> None: ...
 
 global___DeviceInfo = DeviceInfo
+
+@typing.final
+class Cluster(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    CPUS_FIELD_NUMBER: builtins.int
+    MAX_KHZ_FIELD_NUMBER: builtins.int
+    CAPACITY_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    max_khz: builtins.int
+    capacity: builtins.int
+    @property
+    def cpus(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        cpus: collections.abc.Iterable[builtins.int] | None = ...,
+        max_khz: builtins.int = ...,
+        capacity: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capacity", b"capacity", "cpus", b"cpus", "max_khz", b"max_khz", "policy", b"policy"]) -> None: ...
+
+global___Cluster = Cluster
 
 @typing.final
 class LeaseRequest(google.protobuf.message.Message):

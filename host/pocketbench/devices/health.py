@@ -22,7 +22,7 @@ from pocketbench.devices import abilities
 from pocketbench.devices.roster import address
 from pocketbench.devices.survey import Survey, places, survey, unusable
 from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
-from pocketbench.measurement import Observation
+from pocketbench.measurement import Device, Observation
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
 from pocketbench.session.session import Session
@@ -185,6 +185,7 @@ def _agent(
             session.open(gone=leases.orphaned)
             info = session.info
             yield Finding("lease", "ok", "free")
+            yield from cores(info)
             build = f"build {info.agent_build[:12]}"
             if entry.driven:
                 yield Finding("agent", "ok", f"{build}, on this host: no model of known behaviour can run there")
@@ -267,6 +268,17 @@ def _delegates(
             continue
         yield Finding("delegate", "ok" if ability.works or ability.took == "absent" else "warning", ability.text)
     abilities.remember(name, session.info.fingerprint, found)
+
+
+def cores(device: Device) -> Iterator[Finding]:
+    """Which cores are big and which little: numbers for `--cpus`."""
+    if device.clusters:
+        told = [
+            f"{','.join(map(str, one.cpus))} up to {one.max_khz / 1e6:.1f} GHz"
+            + (f" (capacity {one.capacity})" if one.capacity else "")
+            for one in device.clusters
+        ]
+        yield Finding("cores", "ok", "; ".join(told))
 
 
 def readings(seen: Observation) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from pocketbench import measurement as m
 from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Plan
 from pocketbench.workload import DevicePipeline
+from pocketbench_agent.device_info import Cluster
 from pocketbench_agent.rpc import agent_pb2 as pb
 from pocketbench_agent.runtimes import OpTime
 
@@ -28,6 +29,7 @@ HOW = {
     pb.Ended.CANCELLED: "cancelled",
 }
 MAX_NAME, MAX_STAGE = 200, 40
+MAX_CPUS = 1024
 INPUTS_NAME = "inputs.npz"
 HEAT = ("thermal", "cpufreq", "cooling", "throttled", "android")
 POWER = ("battery", "odpm", "iio", "hwmon", "rapl", "pmic", "dumpsys", "powerstats")
@@ -206,6 +208,10 @@ def device(hello: pb.HelloReply) -> m.Device:
     """What the agent said of its device."""
     said = hello.device
     told: dict[str, Any] = {field.name: getattr(said, field.name) for field in said.DESCRIPTOR.fields}
+    told["clusters"] = tuple(
+        Cluster(printable(one.policy[:MAX_NAME]), tuple(one.cpus[:MAX_CPUS]), one.max_khz, one.capacity)
+        for one in said.clusters[:MAX_CPUS]
+    )
     # Shown in lines of their own, and kept in each result.
     shown = {name: printable(value[:MAX_NAME]) for name, value in told.items() if isinstance(value, str)}
     return m.Device(
