@@ -23,7 +23,7 @@ demo: $(VENV)/.compress  ## Train a network, compress it in ten ways, and measur
 
 test: check protos-check  ## Lint, types, wire code, and all tests but the slow ones.
 	@$(MAKE) --no-print-directory bundle || echo "Tests of devices without Python will be skipped."
-	$(BIN)/python -m pytest tests --numprocesses 6 --dist loadfile --no-loadscope-reorder || $(BIN)/python -m pytest tests $(AGAIN)
+	$(BIN)/python -m pytest tests --numprocesses 5 --dist loadfile --no-loadscope-reorder || $(BIN)/python -m pytest tests $(AGAIN)
 
 # What times processes and links may stall on a busy machine: what failed is run once more, alone and for all to see, and
 # has to pass then.
