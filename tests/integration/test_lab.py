@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+from sqlalchemy import text
+
 from pocketbench.devices.condition import SUSPECT
 from pocketbench.farm.queue import Queue
 from pocketbench.store import health
@@ -179,3 +181,26 @@ def test_a_process_that_dies_is_tried_once_more(lab: Lab) -> None:
     result = json.loads(stdout)["results"][0]
     assert (running.returncode, result["status"], result["reasons"][0]["code"]) == (3, "LOST", "device_lost"), stderr
     assert "b1: its process ended with signal 9" in result["reasons"][0]["message"]
+
+
+def test_a_share_that_takes_longer_than_it_may_is_ended(lab: Lab) -> None:
+    """By its worker, which then goes on with the next one."""
+    slow = lab.bench.null("slow", sleep_ms=20)
+    first = lab.start("--device", "b1", "--model", slow, *LONGER)
+    assert wait_until(lambda: bool(lab.bodies()), 30)
+    second = lab.start("--device", "b1", "--model", lab.bench.null("late", sleep_ms=20), *LONGER)
+    assert wait_until(lambda: len(lab.queue()) == 2, 30)
+    store = Store(lab.url)
+    with store.database.writing() as connection:
+        changed = "UPDATE procrastinate_jobs SET args = jsonb_set(args, '{deadline_s}', '2') WHERE status = 'todo'"
+        assert connection.execute(text(changed)).rowcount == 1
+    store.close()
+    stdout, stderr = second.communicate(timeout=90)
+    result = json.loads(stdout)["results"][0]
+    assert (second.returncode, result["status"], result["reasons"][0]["code"]) == (3, "TIMEOUT", "timed_out"), stderr
+    assert "took longer than 2 s" in result["reasons"][0]["message"]
+    stdout, stderr = first.communicate(timeout=60)
+    assert (first.returncode, json.loads(stdout)["results"][0]["status"]) == (0, "OK"), stderr
+    assert wait_until(lambda: not lab.bodies(), 20)
+    ended = lab("--device", "b1", "--model", lab.bench.null(), *QUICK, "--format", "json")
+    assert ended.results[0]["status"] == "OK", ended.stderr
