@@ -204,3 +204,21 @@ def test_a_share_that_takes_longer_than_it_may_is_ended(lab: Lab) -> None:
     assert wait_until(lambda: not lab.bodies(), 20)
     ended = lab("--device", "b1", "--model", lab.bench.null(), *QUICK, "--format", "json")
     assert ended.results[0]["status"] == "OK", ended.stderr
+
+
+def test_suites_and_reruns_go_to_the_lab_as_well(lab: Lab) -> None:
+    lab.bench.null("m", sleep_ms=2)
+    suite = lab.bench.home / "suite.yaml"
+    suite.write_text(
+        "suite: labs\ndevices: [a1, b1]\nmeasure:\n  - models: [m.null]\n"
+        "plan: {processes: 2, min_time_s: 0.05, max_time_s: 0.3}\n"
+    )
+    ran = lab("suite", "run", suite, "--format", "json")
+    assert ran.code == 0, ran.stderr
+    assert {(r["device"], r["status"]) for r in ran.results} == {("a1", "OK"), ("b1", "OK")}
+    assert "a1: measured by lab-a on a1" in ran.stderr and "b1: measured by lab-b on b1" in ran.stderr
+    mine = next(r["id"] for r in ran.results if r["device"] == "b1")
+    again = lab("rerun", mine, "--format", "json")
+    assert again.code == 0, again.stderr
+    assert [(r["device"], r["status"]) for r in again.results] == [("b1", "OK")]
+    assert "b1: measured by lab-b on b1" in again.stderr
