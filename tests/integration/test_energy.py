@@ -140,6 +140,7 @@ def test_the_supply_is_cut_around_the_phase_and_comes_back(bench: Bench) -> None
 
 LIES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "a counter that moves too seldom": ("energy_resolution", {"kind": "rapl", "late_s": 1.0}, {}),
+    "a gauge that looks too seldom": ("energy_resolution", {"kind": "battery", "late_s": 3.0}, {"jitter": 0.3}),
     "a unit of nobody's": ("energy_implausible", {"kind": "battery", "volts": 3.85, "unit": "ca"}, {}),
     "a counter that is mostly nonsense": ("energy_implausible", {"kind": "rapl", "jumps": 0.3}, {}),
     "a counter that runs backwards": ("energy_implausible", {"kind": "rapl", "backwards": True}, {}),

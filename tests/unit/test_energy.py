@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketbench.figures import energy
-from pocketbench.figures.energy import Settings, unwrap
+from pocketbench.figures.power_sources import Settings, choose, unwrap
 from pocketbench.measurement import Ended, EnergyRun, Reading
 from pocketbench.verdict import energy_reasons
 from pocketbench.verdict.energy_reasons import EnergyEvidence
@@ -175,9 +175,9 @@ def test_of_two_names_for_one_battery_the_system_s_counts() -> None:
 def test_one_look_tells_a_gauge_from_a_counter() -> None:
     """The plan is made after one look: a battery with both is no fuel gauge that needs minutes."""
     first = [replace(r, t_ns=r.t_ns[:1], value=r.value[:1]) for r in battery(**PHONE, charge=lambda t: 3e6)]
-    source, _ = energy.choose(first, Settings(), None)
+    source, _ = choose(first, Settings(), None)
     assert source is not None and not source.rails[0].counter
-    source, _ = energy.choose([r for r in first if r.quantity != "current"], Settings(), None)
+    source, _ = choose([r for r in first if r.quantity != "current"], Settings(), None)
     assert source is not None and source.rails[0].counter
 
 
@@ -248,6 +248,40 @@ def test_energy_resolution_of_a_gauge_that_is_read_too_seldom() -> None:
     assert codes(few)["energy_resolution"] == "invalid"
 
 
+def slow(every_s: float, late_s: float) -> Any:
+    """A gauge that looks at a restless device every so many seconds, and is asked all the time."""
+
+    def held(t: int) -> int:
+        then = round((t / S - late_s) // every_s * every_s + late_s)
+        return round(watts(then * S) * 1e6) + then
+
+    return held
+
+
+@pytest.mark.parametrize("every_s", [10, 5])
+def test_energy_resolution_of_a_gauge_that_is_asked_more_often_than_it_looks(every_s: float) -> None:
+    for readings in (
+        [series("shelly:plug", "power", "uw", slow(every_s, 4))],
+        # A voltage that is read beside it and never stands still makes no current of it that is new.
+        battery(current=lambda t: -slow(every_s, 4)(t) / 4, voltage=lambda t: 4e6 + t % 7, status=lambda t: 2),
+    ):
+        settings = Settings(source=readings[0].source.split(":")[0])
+        made = found(*readings, settings=settings)
+        assert made.energy is not None and made.steps == made.energy.steps <= 27 / every_s + 1
+        assert made.energy.interval_s == pytest.approx(every_s)
+        assert codes(*readings, settings=settings)["energy_resolution"] == "invalid"
+    quick = series("shelly:plug", "power", "uw", slow(1, 0))
+    assert codes(quick, settings=Settings(source="shelly")) == {}
+
+
+def test_a_load_that_is_constant_to_the_last_digit_is_a_doubt_and_no_lie() -> None:
+    plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6)
+    right(energy_of(plug, settings=Settings(source="shelly")))
+    assert codes(plug, settings=Settings(source="shelly")) == {"energy_resolution": "warn"}
+    late = series("shelly:plug", "power", "uw", lambda t: watts(t - 4 * S) * 1e6)
+    assert codes(late, settings=Settings(source="shelly"))["energy_resolution"] == "invalid"
+
+
 @pytest.mark.parametrize(
     "current",
     [
@@ -280,12 +314,12 @@ def test_energy_implausible_where_a_counter_is_set_to_zero() -> None:
 
 
 def test_energy_idle_drift() -> None:
-    warm = series("pmic:VDD", "power", "uw", lambda t: (watts(t) + (0.8 if t > 40 * S else 0)) * 1e6)
+    warm = series("pmic:VDD", "power", "uw", lambda t: (watts(t) + (0.8 if t > 40 * S else 0)) * 1e6 + t % 7)
     assert codes(warm) == {"energy_idle_drift": "invalid"}
 
 
 def test_energy_clock() -> None:
-    plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6)
+    plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
     settings = Settings(source="shelly")
     assert codes(plug, settings=settings, clock_bound_ns=S // 5) == {}
     assert codes(plug, settings=settings, clock_bound_ns=S // 3) == {"energy_clock": "invalid"}

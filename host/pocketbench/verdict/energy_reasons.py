@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pocketbench.figures.energy import MOST_W, Found
+from pocketbench.figures.energy import Found
+from pocketbench.figures.power_sources import MOST_W
 from pocketbench.results import Reason
 
 THRESHOLDS: Mapping[str, float] = {
-    # Fewer steps of a counter, or readings of a gauge, and the end of the window decides the figure.
+    # Fewer steps of a counter or of a gauge, and the end of the window decides the figure.
     "steps": 20,
     # Idle before and after may differ by this share of the power at work.
     "idle_drift": 0.10,
@@ -52,17 +53,16 @@ def energy_resolution(e: EnergyEvidence) -> Reason | None:
     found, least = e.found, THRESHOLDS["steps"]
     if found.source is None:
         return None
-    if found.steps < least or found.stuck:
-        what = "steps" if found.counter else "readings"
-        stuck = ", all the same" if found.stuck and not found.counter else ""
-        return _invalid(
-            "energy_resolution", f"{found.source.name} gave {found.steps} {what}{stuck}; {least:.0f} needed"
-        )
+    doubts = []
+    if found.steps < least:
+        told = f"{found.source.name} moved {found.steps} times at work"
+        if not found.steady:
+            return _invalid("energy_resolution", f"{told}; {least:.0f} needed: a longer --energy, or a finer meter")
+        doubts.append(f"{told}: either the load was as steady, or it sees no more of it")
     if found.energy is not None and found.energy.idle_mj is None:
-        what = "steps" if found.counter else "readings"
-        told = f"{found.source.name} gave {found.idle_steps} {what} in an idle window: idle and net energy are unknown"
-        return Reason("energy_resolution", "warn", "energy", told)
-    return None
+        told = f"{found.source.name} moved {found.idle_steps} times in an idle window"
+        doubts.append(f"{told}: idle and net energy are unknown")
+    return Reason("energy_resolution", "warn", "energy", "; ".join(doubts)) if doubts else None
 
 
 def energy_implausible(e: EnergyEvidence) -> Reason | None:
