@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import QUICK, ROOT, Bench, Ended, wait_until
+from tests.peers.sensors import Phases
 
 PHONE = {"idle_w": 1.0, "work_w": 4.0, "jitter": 0.02}
 
@@ -169,17 +171,26 @@ def test_words_among_the_numbers_are_left_out(bench: Bench) -> None:
     assert not [r for r in reasons(result).values() if r["severity"] == "invalid"], reasons(result)
 
 
-def test_sensors_that_vanish_in_the_middle_are_no_crash(bench: Bench) -> None:
-    root = bench.home / "root"
-    with simulated(bench, [{"kind": "rapl"}]):
+@pytest.mark.parametrize("kind", ["rapl", "battery"])
+def test_sensors_that_vanish_in_the_middle_leave_no_energy_and_a_reason(bench: Bench, kind: str) -> None:
+    root, jobs = bench.home / "root", bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
+    phases = Phases(jobs)
+
+    def working() -> bool:
+        phases.look()
+        return "work" in phases.begun
+
+    with simulated(bench, [{"kind": kind}]):
         running = bench.start(
             "--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "6", "--format", "json"
         )
-        jobs = bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
-        assert wait_until(lambda: any(jobs.glob("*.energy.*/events")), 30)
+        assert wait_until(working, 60)
+        time.sleep(3)
     shutil.rmtree(root / "sys")
     stdout, stderr = running.communicate(timeout=120)
     assert running.returncode == 0 and "Traceback" not in stderr, stdout[-3000:] + stderr
     (result,) = json.loads(stdout)["results"]
-    assert result["status"] == "OK" and reasons(result)
+    assert result["status"] == "OK" and result["energy"] is None
+    reason = reasons(result)["energy_resolution"]
+    assert reason["severity"] == "invalid" and "the work was not seen by every rail" in reason["message"]
     assert not [r for r in reasons(result).values() if "Error" in r["message"]]

@@ -248,6 +248,53 @@ def test_energy_resolution_of_a_gauge_that_is_read_too_seldom() -> None:
     assert codes(few)["energy_resolution"] == "invalid"
 
 
+def without(reading: Reading, begin_s: float, end_s: float) -> Reading:
+    """Nothing in between."""
+    kept = [(t, v) for t, v in zip(reading.t_ns, reading.value, strict=True) if not begin_s * S <= t < end_s * S]
+    return replace(reading, t_ns=tuple(t for t, _ in kept), value=tuple(v for _, v in kept))
+
+
+@pytest.mark.parametrize(
+    ("begin_s", "end_s", "share"), [(25, 99, "44%"), (0, 30, "37%"), (20, 25, "81%")], ids=["end", "begin", "gap"]
+)
+def test_energy_resolution_of_a_source_that_was_not_there_for_all_of_the_work(
+    begin_s: int, end_s: int, share: str
+) -> None:
+    power = series("pmic:VDD", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
+    made = found(without(power, begin_s, end_s))
+    assert made.energy is None
+    (reason,) = [r for r in energy_reasons.judge(EnergyEvidence(made)) if r.code == "energy_resolution"]
+    assert reason.severity == "invalid" and f"VDD for {share}" in reason.message
+    counter, span = rapl()
+    # What a counter did between two readings it tells with the second.
+    assert (found(without(counter, begin_s, end_s), span).energy is None) is (begin_s != 20)
+
+
+def test_energy_resolution_of_a_rail_among_several_that_fell_silent() -> None:
+    """Energy is never null without a reason."""
+    good = series("pmic:VDD_CORE", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
+    other = replace(good, source="pmic:HDMI")
+    for silent in (without(other, 15, 50), without(other, 10, 99), without(other, 10, 40)):
+        made = found(good, silent)
+        assert made.energy is None
+        (reason,) = [r for r in energy_reasons.judge(EnergyEvidence(made)) if r.code == "energy_resolution"]
+        assert reason.severity == "invalid" and "HDMI" in reason.message and "VDD_CORE" not in reason.message
+    assert codes(good, runs=0) == {"energy_resolution": "invalid"}
+
+
+def test_energy_resolution_of_a_counter_that_hangs() -> None:
+    counter, span = rapl()
+    values = tuple(min(v, round(joules(25 * S) * 1e6)) for v in counter.value)
+    assert codes(replace(counter, value=values), span)["energy_resolution"] == "invalid"
+
+
+def test_a_rail_that_rests_for_most_of_the_work_counts_with_what_it_took() -> None:
+    burst = series("odpm:d:modem", "energy", "uws", lambda t: min(max(t - 20 * S, 0), 2 * S) / S * 3e6)
+    busy = series("odpm:d:cpu", "energy", "uws", lambda t: joules(t) * 1e6)
+    made = found(busy, burst).energy
+    assert made is not None and made.power_mw == pytest.approx(5000 + 6 / 27 * 1e3, rel=0.01)
+
+
 def slow(every_s: float, late_s: float) -> Any:
     """A gauge that looks at a restless device every so many seconds, and is asked all the time."""
 

@@ -6,12 +6,12 @@ idle; nothing here judges (verdict/energy_reasons.py does).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pocketbench.figures.power_sources import BUILDERS, Rail, Settings, Source, choose
+from pocketbench.figures.power_sources import BUILDERS, Rail, Settings, Source, Values, choose
 from pocketbench.measurement import EnergyRun, Reading
 from pocketbench.results import Energy
 
@@ -20,6 +20,8 @@ CHARGING, NOT_CHARGING, FULL = 1, 3, 4
 IDLE_STEPS = 4
 # A gauge lags: the first part of each window still shows what was before.
 LAG_SHARE, LAG_S = 0.1, 3.0
+# So much of a window must be seen; blanks count that are longer than this share of it and than so many usual ones.
+SEEN_SHARE, GAP_SHARE, GAP_TIMES = 0.9, 0.05, 3.0
 # A load is constant where the least and the most that was seen of it differ by no more of its mean.
 STEADY_SHARE, STEADY_READS = 0.1, 20
 
@@ -36,6 +38,8 @@ class Found:
     after_w: float | None = None
     steps: int = 0
     idle_steps: int = 0
+    # Of each rail that told too little of the work: the share of it that was seen.
+    unseen: Mapping[str, float] = field(default_factory=dict)
     counter: bool = False
     # A gauge that hardly moved, because nothing did.
     steady: bool = False
@@ -50,10 +54,10 @@ def find(run: EnergyRun, settings: Settings) -> Found:
     if source is None:
         return Found(None, None, missing)
     work_s = (run.work_ns[1] - run.work_ns[0]) / 1e9
-    powers = [[mean_power(rail, window) for rail in source.rails] for window in (run.idle_before_ns, run.work_ns)]
-    after = [mean_power(rail, run.idle_after_ns) for rail in source.rails]
-    before_w, work_w, after_w = (_sum([watts for watts, _ in window]) for window in (*powers, after))
-    main = max(range(len(source.rails)), key=lambda k: powers[1][k][0] or 0.0)
+    windows = (run.idle_before_ns, run.work_ns, run.idle_after_ns)
+    before, work, after = ([mean_power(rail, window) for rail in source.rails] for window in windows)
+    before_w, work_w, after_w = (_sum([part.watts for part in parts]) for parts in (before, work, after))
+    main = max(range(len(source.rails)), key=lambda k: work[k].watts or 0.0)
     rail = source.rails[main]
     whole = (run.idle_before_ns[0], run.idle_after_ns[1])
     found = Found(
@@ -62,8 +66,9 @@ def find(run: EnergyRun, settings: Settings) -> Found:
         work_w=work_w,
         before_w=before_w,
         after_w=after_w,
-        steps=powers[1][main][1],
-        idle_steps=min(powers[0][main][1], after[main][1]),
+        steps=work[main].steps,
+        idle_steps=min(before[main].steps, after[main].steps),
+        unseen=_unseen(source.rails, work, main),
         counter=rail.counter,
         steady=not rail.counter and _steady(rail, run.work_ns),
         work_s=work_s,
@@ -89,32 +94,62 @@ def find(run: EnergyRun, settings: Settings) -> Found:
     return replace(found, energy=energy)
 
 
-def mean_power(rail: Rail, window_ns: tuple[int, int]) -> tuple[float | None, int]:
-    """(mean watts in that window, steps that it rests on).
+@dataclass(frozen=True)
+class Window:
+    """What one rail told of a window: mean watts (None: too little), steps, and the share of it that was seen (of a
+    counter that rested, the share in which it moved).
+    """
+
+    watts: float | None
+    steps: int
+    seen: float
+
+
+def mean_power(rail: Rail, window_ns: tuple[int, int]) -> Window:
+    """What that rail took in that window, if most of the window was seen.
 
     A step is a value that differs from the one before: a gauge that is asked ten times a second and looks at its
     device every ten seconds gave three in half a minute. A counter counts from where it first moved to where it last
-    did, each end taken as the middle of several points, since each is seen late by up to the sampling interval.
+    did, each end taken as the middle of several points, since each is seen late by up to the sampling interval; one
+    that rested for much of the window counts from the first reading to the last.
     """
     begin, end = window_ns
     begin += _lag_ns(window_ns)
-    times, values = rail.points
-    inside = (times >= begin) & (times <= end)
-    t, v = times[inside] / 1e9, values[inside]
+    inside = (rail.t_ns >= begin) & (rail.t_ns <= end)
+    t, v = rail.t_ns[inside] / 1e9, rail.value[inside]
+    moved = rail.moved[inside[rail.moved]]
+    steps, seen = len(moved), _seen(t, begin / 1e9, end / 1e9, gaps=not rail.counter)
+    if seen < SEEN_SHARE or len(t) < 2 or t[-1] <= t[0]:
+        return Window(None, steps, seen)
     if not rail.counter:
-        moments = rail.t_ns[rail.moved]
-        steps = int(((moments >= begin) & (moments <= end)).sum())
-        if len(t) < 2:
-            return None, steps
         spans = np.diff(t)
-        return float(((v[1:] + v[:-1]) * spans).sum() / (2 * spans.sum())), steps
-    if len(t) < 2:
-        read = rail.value[(rail.t_ns >= begin) & (rail.t_ns <= end)]
-        # One that stood still while it was read gave nothing; one step is all there is to say of one step.
-        return (float(read[-1] - read[0]) / ((end - begin) / 1e9) if len(read) > 1 else None), len(t)
-    ends = max(1, len(t) // 8)
-    change, time_s = np.mean(v[-ends:]) - np.mean(v[:ends]), np.mean(t[-ends:]) - np.mean(t[:ends])
-    return float(change / time_s), len(t)
+        return Window(float(((v[1:] + v[:-1]) * spans).sum() / (2 * spans.sum())), steps, seen)
+    tm, vm = rail.t_ns[moved] / 1e9, rail.value[moved]
+    active = _seen(tm, begin / 1e9, end / 1e9, gaps=False)
+    if active < SEEN_SHARE:
+        return Window(float((v[-1] - v[0]) / (t[-1] - t[0])), steps, active)
+    ends = max(1, len(tm) // 8)
+    change, time_s = np.mean(vm[-ends:]) - np.mean(vm[:ends]), np.mean(tm[-ends:]) - np.mean(tm[:ends])
+    return Window(float(change / time_s), steps, seen)
+
+
+def _unseen(rails: Sequence[Rail], work: Sequence[Window], main: int) -> Mapping[str, float]:
+    """The rails that told too little; of a device that works the main rail's counter never rests, but hangs."""
+    hung = work[main].steps > IDLE_STEPS and work[main].seen < SEEN_SHARE
+    parts = enumerate(zip(rails, work, strict=True))
+    return {rail.name: part.seen for k, (rail, part) in parts if part.watts is None or (k == main and hung)}
+
+
+def _seen(t: Values, begin: float, end: float, gaps: bool) -> float:
+    """The share of a window that its readings tell of: what comes before the first and after the last is missing, and
+    (`gaps`) what lies between two, where it is much longer than usual.
+    """
+    if end <= begin or len(t) < 2:
+        return 0.0
+    between = np.diff(np.unique(t))
+    blanks = np.concatenate(([t[0] - begin, end - t[-1]], between if gaps else []))
+    usual = max(GAP_TIMES * float(np.median(between)) if len(between) else 0.0, GAP_SHARE * (end - begin))
+    return 1.0 - float(blanks[blanks > usual].sum()) / (end - begin)
 
 
 def _lag_ns(window_ns: tuple[int, int]) -> int:

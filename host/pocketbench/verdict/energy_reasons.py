@@ -49,17 +49,23 @@ def charging(e: EnergyEvidence) -> Reason | None:
 
 
 def energy_resolution(e: EnergyEvidence) -> Reason | None:
-    """The meter moved too seldom, or not at all."""
+    """The meter moved too seldom or not at all, or was not there for all of the work."""
     found, least = e.found, THRESHOLDS["steps"]
     if found.source is None:
         return None
+    if found.unseen:
+        rails = ", ".join(f"{rail} for {share:.0%}" for rail, share in found.unseen.items())
+        told = f"the work was not seen by every rail of {found.source.name} ({rails} of it)"
+        return _invalid("energy_resolution", f"{told}: look at what else reads them, or name others (power.rails)")
+    if found.energy is None:
+        return _invalid("energy_resolution", f"{found.source.name} was read, but no inference was counted at work")
     doubts = []
     if found.steps < least:
         told = f"{found.source.name} moved {found.steps} times at work"
         if not found.steady:
             return _invalid("energy_resolution", f"{told}; {least:.0f} needed: a longer --energy, or a finer meter")
         doubts.append(f"{told}: either the load was as steady, or it sees no more of it")
-    if found.energy is not None and found.energy.idle_mj is None:
+    if found.energy.idle_mj is None:
         told = f"{found.source.name} moved {found.idle_steps} times in an idle window"
         doubts.append(f"{told}: idle and net energy are unknown")
     return Reason("energy_resolution", "warn", "energy", "; ".join(doubts)) if doubts else None
