@@ -110,6 +110,14 @@ def test_a_fuel_gauge_gets_longer_and_says_what_idle_hides(bench: Bench) -> None
     assert result["energy"]["power_mw"] == pytest.approx(12_000, rel=0.02)
 
 
+def test_a_rail_that_is_off_while_idle_keeps_its_zeros(bench: Bench) -> None:
+    with simulated(bench, [{"kind": "ina3221", "off_below_w": 2.0}]):
+        (result,) = measured(bench).results
+    energy = result["energy"]
+    assert 0 <= energy["idle_mj"] < 0.02 * energy["gross_mj"] and energy["interval_s"] < 0.5
+    assert reasons(result) == {}
+
+
 def test_without_a_meter_it_says_so_and_costs_nothing(bench: Bench) -> None:
     root = bench.home / "root"
     zone = root / "sys/class/powercap/intel-rapl:0"

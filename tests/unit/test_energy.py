@@ -288,6 +288,16 @@ def test_energy_resolution_of_a_counter_that_hangs() -> None:
     assert codes(replace(counter, value=values), span)["energy_resolution"] == "invalid"
 
 
+def test_a_rail_that_is_off_while_idle_has_an_idle_power_of_nothing() -> None:
+    rail = series("pmic:NPU", "power", "uw", lambda t: 5e6 + t % 7 if watts(t) == WORK_W else 0)
+    made = energy_of(rail)
+    assert (made.idle_mj, made.net_mj) == (pytest.approx(0, abs=0.2), pytest.approx(50, rel=0.005))
+    assert codes(rail) == {}
+    glitch = replace(rail, value=tuple(0 if k % 25 == 0 else v for k, v in enumerate(rail.value)))
+    assert energy_of(glitch).gross_mj == pytest.approx(50, rel=0.005)
+    assert codes(glitch) == {}
+
+
 def test_a_rail_that_rests_for_most_of_the_work_counts_with_what_it_took() -> None:
     burst = series("odpm:d:modem", "energy", "uws", lambda t: min(max(t - 20 * S, 0), 2 * S) / S * 3e6)
     busy = series("odpm:d:cpu", "energy", "uws", lambda t: joules(t) * 1e6)

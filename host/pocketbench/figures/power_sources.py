@@ -163,11 +163,18 @@ def _gauges(name: str, readings: Sequence[Reading], settings: Settings) -> list[
     return made
 
 
-def _gauge(name: str, t_ns: Values, watts: Values, raw: Values) -> Rail:
-    """Without what no device draws: a gauge that mostly tells something tells 0 when it does not know."""
+def _gauge(name: str, t_ns: Values, watts: Values, raw: Values, battery: bool = False) -> Rail:
+    """Without what no device draws, and without the zeros of a gauge that did not know.
+
+    A battery feeds all there is, so it never gives 0 W where it mostly gives something. A rail may be off for a while:
+    of it only a zero that stands alone among other values is left out.
+    """
     good = np.abs(watts) <= MOST_W
-    if np.mean(watts != 0) > 0.5:
-        good &= watts != 0
+    zero = watts == 0
+    if battery:
+        good &= ~zero | (np.mean(zero) >= 0.5)
+    elif len(watts) > 2:
+        good[1:-1] &= ~(zero[1:-1] & ~zero[:-2] & ~zero[2:])
     return Rail(name, False, t_ns[good], watts[good], 0, int((~good).sum()), raw[good])
 
 
@@ -248,7 +255,7 @@ def _battery_gauge(
     elif settings.sign is None and len(signs) and not np.mean(signs < 0) > 0.95 and not problem:
         problem = "the current has both signs while the device worked: set power.sign"
     told = f"{kind}_now in {unit or 'an unknown unit'}, {how}"
-    return Source("battery", (_gauge(label, times, drawn * watts, raw),), told, problem, battery=True)
+    return Source("battery", (_gauge(label, times, drawn * watts, raw, battery=True),), told, problem, battery=True)
 
 
 def _battery_counter(label: str, mine: Mapping[str, Reading], kind: str) -> Source | None:
