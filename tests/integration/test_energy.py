@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,17 @@ def measured(bench: Bench, *more: object, seconds: str = "5") -> Ended:
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=5), *plan, *more)
     assert ended.code == 0, ended.stderr
     return ended
+
+
+def at_work(bench: Bench) -> Callable[[], bool]:
+    """Has the energy phase begun its work?"""
+    phases = Phases(bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs")
+
+    def look() -> bool:
+        phases.look()
+        return "work" in phases.begun
+
+    return look
 
 
 def reasons(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +129,26 @@ def test_a_rail_that_is_off_while_idle_keeps_its_zeros(bench: Bench) -> None:
     assert reasons(result) == {}
 
 
+def test_a_device_that_throttles_in_its_energy_phase_alone(bench: Bench) -> None:
+    cooling = bench.home / "root" / "sys/class/thermal/cooling_device0"
+    cooling.mkdir(parents=True)
+    (cooling / "type").write_text("npu-cooling\n")
+    (cooling / "cur_state").write_text("0\n")
+    with simulated(bench, [{"kind": "rapl"}]):
+        running = bench.start(
+            "--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "3", "--format", "json"
+        )
+        assert wait_until(at_work(bench), 60)
+        (cooling / "cur_state").write_text("1\n")
+        stdout, stderr = running.communicate(timeout=120)
+    assert running.returncode == 0, stderr
+    (result,) = json.loads(stdout)["results"]
+    assert result["status"] == "OK"
+    assert [(r["scope"], r["severity"]) for r in result["reasons"] if r["code"] == "throttled"] == [
+        ("energy", "invalid")
+    ]
+
+
 def test_without_a_meter_it_says_so_and_costs_nothing(bench: Bench) -> None:
     root = bench.home / "root"
     zone = root / "sys/class/powercap/intel-rapl:0"
@@ -181,18 +212,12 @@ def test_words_among_the_numbers_are_left_out(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", ["rapl", "battery"])
 def test_sensors_that_vanish_in_the_middle_leave_no_energy_and_a_reason(bench: Bench, kind: str) -> None:
-    root, jobs = bench.home / "root", bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
-    phases = Phases(jobs)
-
-    def working() -> bool:
-        phases.look()
-        return "work" in phases.begun
-
+    root = bench.home / "root"
     with simulated(bench, [{"kind": kind}]):
         running = bench.start(
             "--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "6", "--format", "json"
         )
-        assert wait_until(working, 60)
+        assert wait_until(at_work(bench), 60)
         time.sleep(3)
     shutil.rmtree(root / "sys")
     stdout, stderr = running.communicate(timeout=120)

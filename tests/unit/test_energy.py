@@ -375,6 +375,14 @@ def test_energy_idle_drift() -> None:
     assert codes(warm) == {"energy_idle_drift": "invalid"}
 
 
+def test_throttled_in_the_energy_phase_is_energy_s_alone() -> None:
+    fell = Reading("cpufreq:policy0", "ceiling", "khz", (5 * S, 20 * S), (2_400_000, 1_800_000))
+    (reason,) = energy_reasons.judge(EnergyEvidence(found(*rapl(), fell)))
+    assert (reason.code, reason.severity, reason.scope) == ("throttled", "invalid", "energy")
+    assert "from 2400 to 1800 MHz" in reason.message
+    assert codes(*rapl(), replace(fell, value=(2_400_000, 2_400_000))) == {}
+
+
 def test_energy_clock() -> None:
     plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
     settings = Settings(source="shelly")

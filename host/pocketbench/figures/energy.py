@@ -46,6 +46,8 @@ class Found:
     work_s: float = 0.0
     charging: bool = False
     clock_bound_s: float = 0.0
+    # All of the phase, heat among them.
+    readings: Sequence[Reading] = ()
 
 
 def find(run: EnergyRun, settings: Settings) -> Found:
@@ -74,6 +76,7 @@ def find(run: EnergyRun, settings: Settings) -> Found:
         work_s=work_s,
         charging=_charging(run.readings, whole, fed=source.battery) and (source.battery or source.name not in BUILDERS),
         clock_bound_s=run.clock_bound_ns / 1e9,
+        readings=run.readings,
     )
     if work_w is None or run.runs == 0:
         return found

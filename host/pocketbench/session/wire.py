@@ -31,7 +31,7 @@ MAX_NAME, MAX_STAGE = 200, 40
 INPUTS_NAME = "inputs.npz"
 HEAT = ("thermal", "cpufreq", "cooling", "throttled", "android")
 POWER = ("battery", "odpm", "iio", "hwmon", "rapl", "pmic", "dumpsys", "powerstats")
-METERS: Mapping[str, Sequence[str]] = {"latency": HEAT, "energy": POWER}
+METERS: Mapping[str, Sequence[str]] = {"latency": HEAT, "energy": (*POWER, *HEAT)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pocketbench.figures.energy import Found
 from pocketbench.figures.power_sources import MOST_W
 from pocketbench.results import Reason
+from pocketbench.verdict import heat
 
 THRESHOLDS: Mapping[str, float] = {
     # Fewer steps of a counter or of a gauge, and the end of the window decides the figure.
@@ -107,6 +108,12 @@ def energy_idle_drift(e: EnergyEvidence) -> Reason | None:
     return _invalid("energy_idle_drift", told)
 
 
+def throttled(e: EnergyEvidence) -> Reason | None:
+    """The ceiling of what computes moved while energy was measured, which latency's processes cannot tell."""
+    told = heat.throttled(e.found.readings)
+    return _invalid("throttled", f"while energy was measured: {told}") if told else None
+
+
 def energy_clock(e: EnergyEvidence) -> Reason | None:
     """A meter on the host whose clock is not known well enough against the device's."""
     found = e.found
@@ -136,6 +143,7 @@ CHECKS: Sequence[Callable[[EnergyEvidence], Reason | None]] = (
     energy_resolution,
     energy_implausible,
     energy_idle_drift,
+    throttled,
     energy_clock,
     energy_unavailable,
     counter_wrapped,
