@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pocketbench.measurement import Reading
 
 # Outside of this a sensor is off or speaks another unit.
 PLAUSIBLE_MILLICELSIUS = (-40_000, 150_000)
+# A zone that reports whole degrees stays within this, and so would no device that works.
+WHOLE_DEGREES = 1_000
 # Of the highest clock ceiling that was seen; firmware rounds.
 CEILING_SHARE = 0.995
 # Android's PowerManager.THERMAL_STATUS_MODERATE.
@@ -22,10 +25,27 @@ SLOWS = re.compile(
 FAN = re.compile(r"fan", re.IGNORECASE)
 
 
-def plausible(millicelsius: Iterable[int]) -> list[int]:
-    """Without the sentinels of sensors that are off."""
+def zones(readings: Iterable[Reading]) -> list[Reading]:
+    """The temperatures that can be believed, millicelsius: without the sentinels of sensors that are off, and without
+    the zones that speak another unit.
+    """
+    return [zone for r in readings if r.quantity == "temperature" and (zone := _plausible(r)).value]
+
+
+def hottest(readings: Iterable[Reading]) -> int | None:
+    """The highest of each zone's newest, millicelsius; None where no zone can be believed."""
+    return max((zone.value[-1] for zone in zones(readings)), default=None)
+
+
+def _plausible(reading: Reading) -> Reading:
+    """Without what is no temperature; empty where all lie within a degree of freezing: 45 is a whole 45 degrees, and
+    what is measured here does not freeze.
+    """
     lowest, highest = PLAUSIBLE_MILLICELSIUS
-    return [value for value in millicelsius if lowest <= value <= highest]
+    told = [(t, v) for t, v in zip(reading.t_ns, reading.value, strict=True) if lowest <= v <= highest]
+    if all(abs(v) <= WHOLE_DEGREES for _, v in told):
+        told = []
+    return replace(reading, t_ns=tuple(t for t, _ in told), value=tuple(v for _, v in told))
 
 
 def throttled(readings: Sequence[Reading]) -> str | None:
