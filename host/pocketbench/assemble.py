@@ -273,13 +273,12 @@ def _memory(processes: Sequence[Process]) -> Memory | None:
 
 
 def _temperature(processes: Sequence[Process]) -> Temperature | None:
-    """Of the zone that reached most; what no silicon has (a sentinel of a sensor that is off) does not count."""
-    zones = [r for p in processes for r in p.readings if r.quantity == "temperature"]
-    known = [(r.source, values) for r in zones if (values := heat.plausible(r.value))]
+    """Of the zone that reached most."""
+    known = heat.zones(r for p in processes for r in p.readings)
     if not known:
         return None
-    hottest = max(known, key=lambda one: max(one[1]))[0]
-    celsius = [value / 1000 for source, values in known if source == hottest for value in values]
+    hottest = max(known, key=lambda zone: max(zone.value)).source
+    celsius = [value / 1000 for zone in known if zone.source == hottest for value in zone.value]
     return Temperature(celsius[0], celsius[-1], max(celsius))
 
 

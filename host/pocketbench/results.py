@@ -212,7 +212,7 @@ class Memory:
 @dataclass(frozen=True)
 class Energy:
     """An inference's, millijoules: gross is all that the source measured, idle what it would have taken anyway, net
-    the difference. `steps` of the counter (or readings) while it worked, seconds between them, milliwatts at work.
+    the difference. `steps`: how often the source moved while it worked; seconds between those, milliwatts at work.
     """
 
     gross_mj: float

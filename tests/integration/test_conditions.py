@@ -62,7 +62,8 @@ def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
     root = bench.home / "root"
     temp = put(root, "sys/class/thermal/thermal_zone0/temp", 40_000)
     put(root, "sys/class/thermal/thermal_zone0/type", "cpu-thermal")
-    put(root, "sys/class/thermal/thermal_zone1/temp", -274_000)
+    for number, unbelieved in enumerate((-274_000, 255_000, 45), 1):
+        put(root, f"sys/class/thermal/thermal_zone{number}/temp", unbelieved)
     put(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq", 1_800_000)
     ceiling = put(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", 2_400_000)
     bench.environment["POCKETBENCH_ROOT"] = str(root)
@@ -100,6 +101,15 @@ def test_throttled_is_invalid(bench: Bench) -> None:
     bench.environment["POCKETBENCH_ROOT"] = str(root)
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--fail-on", "throttled")
     assert ended.code == 1 and "throttled" in ended.stdout and "INVALID" in ended.stdout
+
+
+def test_a_zone_of_whole_degrees_alone_is_no_thermal_sensor(bench: Bench) -> None:
+    put(bench.home / "root", "sys/class/thermal/thermal_zone0/temp", 45)
+    bench.environment["POCKETBENCH_ROOT"] = str(bench.home / "root")
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--format", "json")
+    (result,) = ended.results
+    assert result["temperature_c"] is None
+    assert "no_thermal_sensor" in {r["code"] for r in result["reasons"]}
 
 
 def test_what_android_says_of_heat_and_battery_saver_counts(bench: Bench) -> None:

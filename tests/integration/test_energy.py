@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import QUICK, ROOT, Bench, Ended, wait_until
+from tests.peers.sensors import Phases
 
 PHONE = {"idle_w": 1.0, "work_w": 4.0, "jitter": 0.02}
 
@@ -42,6 +44,17 @@ def measured(bench: Bench, *more: object, seconds: str = "5") -> Ended:
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=5), *plan, *more)
     assert ended.code == 0, ended.stderr
     return ended
+
+
+def at_work(bench: Bench) -> Callable[[], bool]:
+    """Has the energy phase begun its work?"""
+    phases = Phases(bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs")
+
+    def look() -> bool:
+        phases.look()
+        return "work" in phases.begun
+
+    return look
 
 
 def reasons(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +121,34 @@ def test_a_fuel_gauge_gets_longer_and_says_what_idle_hides(bench: Bench) -> None
     assert result["energy"]["power_mw"] == pytest.approx(12_000, rel=0.02)
 
 
+def test_a_rail_that_is_off_while_idle_keeps_its_zeros(bench: Bench) -> None:
+    with simulated(bench, [{"kind": "ina3221", "off_below_w": 2.0}]):
+        (result,) = measured(bench).results
+    energy = result["energy"]
+    assert 0 <= energy["idle_mj"] < 0.02 * energy["gross_mj"] and energy["interval_s"] < 0.5
+    assert reasons(result) == {}
+
+
+def test_a_device_that_throttles_in_its_energy_phase_alone(bench: Bench) -> None:
+    cooling = bench.home / "root" / "sys/class/thermal/cooling_device0"
+    cooling.mkdir(parents=True)
+    (cooling / "type").write_text("npu-cooling\n")
+    (cooling / "cur_state").write_text("0\n")
+    with simulated(bench, [{"kind": "rapl"}]):
+        running = bench.start(
+            "--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "3", "--format", "json"
+        )
+        assert wait_until(at_work(bench), 60)
+        (cooling / "cur_state").write_text("1\n")
+        stdout, stderr = running.communicate(timeout=120)
+    assert running.returncode == 0, stderr
+    (result,) = json.loads(stdout)["results"]
+    assert result["status"] == "OK"
+    assert [(r["scope"], r["severity"]) for r in result["reasons"] if r["code"] == "throttled"] == [
+        ("energy", "invalid")
+    ]
+
+
 def test_without_a_meter_it_says_so_and_costs_nothing(bench: Bench) -> None:
     root = bench.home / "root"
     zone = root / "sys/class/powercap/intel-rapl:0"
@@ -140,6 +181,7 @@ def test_the_supply_is_cut_around_the_phase_and_comes_back(bench: Bench) -> None
 
 LIES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "a counter that moves too seldom": ("energy_resolution", {"kind": "rapl", "late_s": 1.0}, {}),
+    "a gauge that looks too seldom": ("energy_resolution", {"kind": "battery", "late_s": 3.0}, {"jitter": 0.3}),
     "a unit of nobody's": ("energy_implausible", {"kind": "battery", "volts": 3.85, "unit": "ca"}, {}),
     "a counter that is mostly nonsense": ("energy_implausible", {"kind": "rapl", "jumps": 0.3}, {}),
     "a counter that runs backwards": ("energy_implausible", {"kind": "rapl", "backwards": True}, {}),
@@ -168,17 +210,20 @@ def test_words_among_the_numbers_are_left_out(bench: Bench) -> None:
     assert not [r for r in reasons(result).values() if r["severity"] == "invalid"], reasons(result)
 
 
-def test_sensors_that_vanish_in_the_middle_are_no_crash(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", ["rapl", "battery"])
+def test_sensors_that_vanish_in_the_middle_leave_no_energy_and_a_reason(bench: Bench, kind: str) -> None:
     root = bench.home / "root"
-    with simulated(bench, [{"kind": "rapl"}]):
+    with simulated(bench, [{"kind": kind}]):
         running = bench.start(
             "--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "6", "--format", "json"
         )
-        jobs = bench.home / "xdg_cache_home" / "pocketbench" / "agent" / "jobs"
-        assert wait_until(lambda: any(jobs.glob("*.energy.*/events")), 30)
+        assert wait_until(at_work(bench), 60)
+        time.sleep(3)
     shutil.rmtree(root / "sys")
     stdout, stderr = running.communicate(timeout=120)
     assert running.returncode == 0 and "Traceback" not in stderr, stdout[-3000:] + stderr
     (result,) = json.loads(stdout)["results"]
-    assert result["status"] == "OK" and reasons(result)
+    assert result["status"] == "OK" and result["energy"] is None
+    reason = reasons(result)["energy_resolution"]
+    assert reason["severity"] == "invalid" and "the work was not seen by every rail" in reason["message"]
     assert not [r for r in reasons(result).values() if "Error" in r["message"]]

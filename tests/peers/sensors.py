@@ -98,7 +98,7 @@ def odpm(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
 
 
 def ina3221(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
-    """A Jetson's input rail, two rails that it feeds, shunt voltages that are no rails."""
+    """A Jetson's input rail, two rails that it feeds, shunt voltages that are no rails; off below "off_below_w"."""
     chip = root / "sys/class/hwmon/hwmon3"
     write(chip / "name", "ina3221")
     rails = {1: ("VDD_IN", 1.0), 2: ("VDD_CPU_GPU_CV", 0.6), 3: ("VDD_SOC", 0.3)}
@@ -108,8 +108,9 @@ def ina3221(root: Path, spec: Spec) -> Callable[[int, float, float], None]:
         write(chip / f"in{channel + 3}_input", 1234)
 
     def update(ns: int, joules: float, watts: float) -> None:
+        off = watts < spec.get("off_below_w", 0.0)
         for channel, (_, share) in rails.items():
-            write(chip / f"curr{channel}_input", round(share * watts / 5.0 * 1e3))
+            write(chip / f"curr{channel}_input", 0 if off else round(share * watts / 5.0 * 1e3))
 
     return update
 

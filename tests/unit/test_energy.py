@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketbench.figures import energy
-from pocketbench.figures.energy import Settings, unwrap
+from pocketbench.figures.power_sources import Settings, choose, unwrap
 from pocketbench.measurement import Ended, EnergyRun, Reading
 from pocketbench.verdict import energy_reasons
 from pocketbench.verdict.energy_reasons import EnergyEvidence
@@ -175,9 +175,9 @@ def test_of_two_names_for_one_battery_the_system_s_counts() -> None:
 def test_one_look_tells_a_gauge_from_a_counter() -> None:
     """The plan is made after one look: a battery with both is no fuel gauge that needs minutes."""
     first = [replace(r, t_ns=r.t_ns[:1], value=r.value[:1]) for r in battery(**PHONE, charge=lambda t: 3e6)]
-    source, _ = energy.choose(first, Settings(), None)
+    source, _ = choose(first, Settings(), None)
     assert source is not None and not source.rails[0].counter
-    source, _ = energy.choose([r for r in first if r.quantity != "current"], Settings(), None)
+    source, _ = choose([r for r in first if r.quantity != "current"], Settings(), None)
     assert source is not None and source.rails[0].counter
 
 
@@ -248,6 +248,97 @@ def test_energy_resolution_of_a_gauge_that_is_read_too_seldom() -> None:
     assert codes(few)["energy_resolution"] == "invalid"
 
 
+def without(reading: Reading, begin_s: float, end_s: float) -> Reading:
+    """Nothing in between."""
+    kept = [(t, v) for t, v in zip(reading.t_ns, reading.value, strict=True) if not begin_s * S <= t < end_s * S]
+    return replace(reading, t_ns=tuple(t for t, _ in kept), value=tuple(v for _, v in kept))
+
+
+@pytest.mark.parametrize(
+    ("begin_s", "end_s", "share"), [(25, 99, "44%"), (0, 30, "37%"), (20, 25, "81%")], ids=["end", "begin", "gap"]
+)
+def test_energy_resolution_of_a_source_that_was_not_there_for_all_of_the_work(
+    begin_s: int, end_s: int, share: str
+) -> None:
+    power = series("pmic:VDD", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
+    made = found(without(power, begin_s, end_s))
+    assert made.energy is None
+    (reason,) = [r for r in energy_reasons.judge(EnergyEvidence(made)) if r.code == "energy_resolution"]
+    assert reason.severity == "invalid" and f"VDD for {share}" in reason.message
+    counter, span = rapl()
+    # What a counter did between two readings it tells with the second.
+    assert (found(without(counter, begin_s, end_s), span).energy is None) is (begin_s != 20)
+
+
+def test_energy_resolution_of_a_rail_among_several_that_fell_silent() -> None:
+    """Energy is never null without a reason."""
+    good = series("pmic:VDD_CORE", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
+    other = replace(good, source="pmic:HDMI")
+    for silent in (without(other, 15, 50), without(other, 10, 99), without(other, 10, 40)):
+        made = found(good, silent)
+        assert made.energy is None
+        (reason,) = [r for r in energy_reasons.judge(EnergyEvidence(made)) if r.code == "energy_resolution"]
+        assert reason.severity == "invalid" and "HDMI" in reason.message and "VDD_CORE" not in reason.message
+    assert codes(good, runs=0) == {"energy_resolution": "invalid"}
+
+
+def test_energy_resolution_of_a_counter_that_hangs() -> None:
+    counter, span = rapl()
+    values = tuple(min(v, round(joules(25 * S) * 1e6)) for v in counter.value)
+    assert codes(replace(counter, value=values), span)["energy_resolution"] == "invalid"
+
+
+def test_a_rail_that_is_off_while_idle_has_an_idle_power_of_nothing() -> None:
+    rail = series("pmic:NPU", "power", "uw", lambda t: 5e6 + t % 7 if watts(t) == WORK_W else 0)
+    made = energy_of(rail)
+    assert (made.idle_mj, made.net_mj) == (pytest.approx(0, abs=0.2), pytest.approx(50, rel=0.005))
+    assert codes(rail) == {}
+    glitch = replace(rail, value=tuple(0 if k % 25 == 0 else v for k, v in enumerate(rail.value)))
+    assert energy_of(glitch).gross_mj == pytest.approx(50, rel=0.005)
+    assert codes(glitch) == {}
+
+
+def test_a_rail_that_rests_for_most_of_the_work_counts_with_what_it_took() -> None:
+    burst = series("odpm:d:modem", "energy", "uws", lambda t: min(max(t - 20 * S, 0), 2 * S) / S * 3e6)
+    busy = series("odpm:d:cpu", "energy", "uws", lambda t: joules(t) * 1e6)
+    made = found(busy, burst).energy
+    assert made is not None and made.power_mw == pytest.approx(5000 + 6 / 27 * 1e3, rel=0.01)
+
+
+def slow(every_s: float, late_s: float) -> Any:
+    """A gauge that looks at a restless device every so many seconds, and is asked all the time."""
+
+    def held(t: int) -> int:
+        then = round((t / S - late_s) // every_s * every_s + late_s)
+        return round(watts(then * S) * 1e6) + then
+
+    return held
+
+
+@pytest.mark.parametrize("every_s", [10, 5])
+def test_energy_resolution_of_a_gauge_that_is_asked_more_often_than_it_looks(every_s: float) -> None:
+    for readings in (
+        [series("shelly:plug", "power", "uw", slow(every_s, 4))],
+        # A voltage that is read beside it and never stands still makes no current of it that is new.
+        battery(current=lambda t: -slow(every_s, 4)(t) / 4, voltage=lambda t: 4e6 + t % 7, status=lambda t: 2),
+    ):
+        settings = Settings(source=readings[0].source.split(":")[0])
+        made = found(*readings, settings=settings)
+        assert made.energy is not None and made.steps == made.energy.steps <= 27 / every_s + 1
+        assert made.energy.interval_s == pytest.approx(every_s)
+        assert codes(*readings, settings=settings)["energy_resolution"] == "invalid"
+    quick = series("shelly:plug", "power", "uw", slow(1, 0))
+    assert codes(quick, settings=Settings(source="shelly")) == {}
+
+
+def test_a_load_that_is_constant_to_the_last_digit_is_a_doubt_and_no_lie() -> None:
+    plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6)
+    right(energy_of(plug, settings=Settings(source="shelly")))
+    assert codes(plug, settings=Settings(source="shelly")) == {"energy_resolution": "warn"}
+    late = series("shelly:plug", "power", "uw", lambda t: watts(t - 4 * S) * 1e6)
+    assert codes(late, settings=Settings(source="shelly"))["energy_resolution"] == "invalid"
+
+
 @pytest.mark.parametrize(
     "current",
     [
@@ -280,12 +371,20 @@ def test_energy_implausible_where_a_counter_is_set_to_zero() -> None:
 
 
 def test_energy_idle_drift() -> None:
-    warm = series("pmic:VDD", "power", "uw", lambda t: (watts(t) + (0.8 if t > 40 * S else 0)) * 1e6)
+    warm = series("pmic:VDD", "power", "uw", lambda t: (watts(t) + (0.8 if t > 40 * S else 0)) * 1e6 + t % 7)
     assert codes(warm) == {"energy_idle_drift": "invalid"}
 
 
+def test_throttled_in_the_energy_phase_is_energy_s_alone() -> None:
+    fell = Reading("cpufreq:policy0", "ceiling", "khz", (5 * S, 20 * S), (2_400_000, 1_800_000))
+    (reason,) = energy_reasons.judge(EnergyEvidence(found(*rapl(), fell)))
+    assert (reason.code, reason.severity, reason.scope) == ("throttled", "invalid", "energy")
+    assert "from 2400 to 1800 MHz" in reason.message
+    assert codes(*rapl(), replace(fell, value=(2_400_000, 2_400_000))) == {}
+
+
 def test_energy_clock() -> None:
-    plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6)
+    plug = series("shelly:plug", "power", "uw", lambda t: watts(t) * 1e6 + t % 7)
     settings = Settings(source="shelly")
     assert codes(plug, settings=settings, clock_bound_ns=S // 5) == {}
     assert codes(plug, settings=settings, clock_bound_ns=S // 3) == {"energy_clock": "invalid"}

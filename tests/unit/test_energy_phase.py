@@ -124,7 +124,7 @@ class Plug:
 
     def stop(self) -> Any:
         readings = run(*rapl()).readings[0]
-        watts = tuple(5_000_000 if 10 <= t / 1e9 < 40 else 2_000_000 for t in readings.t_ns)
+        watts = tuple((5_000_000 if 10 <= t / 1e9 < 40 else 2_000_000) + t % 7 for t in readings.t_ns)
         shifted = tuple(t - 77_000_000_000 for t in readings.t_ns)
         return (replace(readings, source="shelly:plug", quantity="power", unit="uw", t_ns=shifted, value=watts),), 1000
 

@@ -154,3 +154,12 @@ def test_whoever_waits_is_told_once_what_for() -> None:
         "waits for other load to end, 0 s at most",
         "waits to cool down, 300 s at most: 70 degrees, 40 when it was idle",
     ]
+
+
+@pytest.mark.parametrize("millicelsius", [45, -274_000, 1_000], ids=["whole degrees", "off", "a degree"])
+def test_a_zone_that_cannot_be_believed_is_no_sensor(millicelsius: int) -> None:
+    zone = Reading("thermal:z0", "temperature", "millicelsius", (1,), (millicelsius,))
+    only = Observation((zone,), "boot")
+    assert not Gate(Device(only).observe, 0.0, Event()).has_sensor
+    beside = Observation((zone, *seen(40).readings), "boot")
+    assert Gate(Device(beside).observe, 0.0, Event()).has_sensor

@@ -70,6 +70,15 @@ def test_a_curve_has_latency_heat_and_clock_of_each_stretch() -> None:
     assert (curve[0].ceiling_mhz, curve[9].ceiling_mhz, curve[3].cpu_mhz, curve[3].runs) == (2400, 1200, 1800, 200)
 
 
+def test_a_curve_follows_no_sensor_that_is_off() -> None:
+    moments = tuple(k * S + 5 for k in range(2))
+    zones = {"off": (255_000, -274_000), "whole": (95, 99), "cpu": (41_000, 42_000), "blinks": (39_000, 200_000)}
+    readings = tuple(Reading(f"thermal:{n}", "temperature", "millicelsius", moments, v) for n, v in zones.items())
+    made = facts.process(0, at_ns=np.arange(200) * 10 * MS, timed_from_ns=1, readings=readings)
+    curve = scenarios.curve(facts.case(scenario="sustained:2"), [made])
+    assert curve is not None and [point.temperature_c for point in curve] == [41, 42]
+
+
 def test_a_curve_without_sensors_has_none_and_not_zero() -> None:
     made = facts.process(0, at_ns=np.arange(200) * 10 * MS, timed_from_ns=1, readings=())
     curve = scenarios.curve(facts.case(scenario="sustained:2"), [made])

@@ -138,11 +138,15 @@ def reads(*readings: Reading) -> Callable[[Process], Process]:
         facts.two("cpufreq:policy0", "ceiling", "khz", 2_400_000, 1_800_000),
         facts.two("cooling:cooling_device0:cpufreq-cpu0", "state", "state", 0, 2),
         facts.two("cooling:cooling_device1:Processor", "state", "state", 1, 0),
+        *(
+            facts.two(f"cooling:cooling_device2:{kind}", "state", "state", 0, 1)
+            for kind in ("thermal-devfreq-0", "cdsp", "nsp0", "npu-cooling", "rknpu", "tpu_cooling", "edgetpu", "apu")
+        ),
         facts.two("android", "thermal_status", "status", 0, 2),
         facts.two("raspberry", "throttled", "bits", 0x50000, 0x50004),
         facts.two("raspberry", "throttled", "bits", 0x10000, 0x50000),
     ],
-    ids=lambda reading: reading.source,
+    ids=lambda reading: reading.source.rpartition(":")[2],
 )
 def test_throttled(reading: Reading) -> None:
     only(one(reads(reading)), "throttled", "invalid")
@@ -158,11 +162,15 @@ def test_throttled_where_the_ceiling_fell_between_processes() -> None:
     [
         facts.two("cooling:cooling_device0:pwm-fan", "state", "state", 0, 4),
         facts.two("cooling:cooling_device2:intel_powerclamp", "state", "state", -1, -1),
+        *(
+            facts.two(f"cooling:cooling_device1:{kind}", "state", "state", 0, 4)
+            for kind in ("cpu-fan", "gpu_fan", "Fan", "usb-input-limit", "hdmi-output", "transport", "battery")
+        ),
         facts.two("android", "thermal_status", "status", 0, 1),
         facts.two("raspberry", "throttled", "bits", 0x50000, 0x50000),
         facts.two("cpufreq:policy0", "ceiling", "khz", 2_400_000, 2_399_000),
     ],
-    ids=lambda reading: reading.source,
+    ids=lambda reading: reading.source.rpartition(":")[2],
 )
 def test_throttled_is_not_a_fan_or_what_was_before(reading: Reading) -> None:
     assert loud(each(reads(reading))) == {}

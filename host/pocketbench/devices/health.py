@@ -31,6 +31,7 @@ from pocketbench.store import lease as leases
 from pocketbench.store.health import keep_check
 from pocketbench.store.store import Store
 from pocketbench.transports import Transport, create
+from pocketbench.verdict import heat
 
 RUN_S = 30.0
 CLOCK_S = 3.0
@@ -288,7 +289,8 @@ def readings(seen: Observation) -> Iterator[Finding]:
         ("frequency", "frequency", "MHz", 1e3),
         ("load", "load_avg", "", 1e3),
     ):
-        values = [value / scale for value in seen.values(quantity)]
+        told = [zone.value[-1] for zone in heat.zones(seen.readings)] if check_name == "heat" else seen.values(quantity)
+        values = [value / scale for value in told]
         if values:
             low, high = min(values), max(values)
             shown = f"{low:.1f}" if len(values) == 1 else f"{low:.1f} to {high:.1f}"

@@ -1,88 +1,29 @@
-"""From raw readings of power and energy to joules an inference: which source is believed, and what it says.
+"""From raw readings of power and energy to joules an inference.
 
-Every rail becomes either a counter (joules since some moment) or a gauge (watts at moments). Mean powers of three
-windows follow: idle, at work, idle; nothing here judges (energy_reasons.py does). Rules of sources, units and signs are
-in docs/energy.md.
+The source that is believed (power_sources.py) is a rail or several. Mean powers of three windows follow: idle, at work,
+idle; nothing here judges (verdict/energy_reasons.py does).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pocketbench.figures.power_sources import BUILDERS, Rail, Settings, Source, Values, choose
 from pocketbench.measurement import EnergyRun, Reading
 from pocketbench.results import Energy
 
-Values = NDArray[np.float64]
-# Nothing that is measured here takes more, so a counter that seems to have done so was read wrongly or set anew.
-MOST_W = 2000.0
-# What a phone or a board draws while it works: the ranges by which a vendor's unit is told.
-CURRENT_A = (0.02, 8.0)
-VOLTAGE_V = (2.5, 30.0)
-UNITS: Mapping[str, float] = {
-    **{"uw": 1e-6, "mw": 1e-3, "w": 1.0, "ua": 1e-6, "ma": 1e-3, "a": 1.0, "uv": 1e-6, "mv": 1e-3, "v": 1.0},
-    **{"uj": 1e-6, "uws": 1e-6, "uwh": 3.6e-3, "uah": 3.6e-3},
-}
-# Of several that answer, the first: rails that tell most of the processor, then whole devices.
-SOURCES = ("odpm", "hwmon", "iio", "pmic", "rapl", "powerstats", "battery")
-MONITORS = re.compile(r"hwmon:hwmon\d+/(ina|ltc|pac19|max34)")
-BATTERY_TELLS = ("power", "current", "energy", "charge")
-INPUTS = ("POM_5V_IN", "VDD_IN")
 CHARGING, NOT_CHARGING, FULL = 1, 3, 4
 # Fewer steps of a counter in an idle window, and idle power is unknown.
 IDLE_STEPS = 4
 # A gauge lags: the first part of each window still shows what was before.
 LAG_SHARE, LAG_S = 0.1, 3.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What devices.yaml says of a device's power; None: to be found out.
-
-    sign: 1 where discharging is negative, as the kernel has it, -1 where it is positive. unit: of current or power.
-    """
-
-    source: str | None = None
-    sign: int | None = None
-    unit: str | None = None
-    rails: tuple[str, ...] = ()
-    external_supply: bool = False
-
-
-@dataclass(frozen=True)
-class Rail:
-    """One rail's joules (counter) or watts (gauge) at moments, nanoseconds of the device's monotonic clock."""
-
-    name: str
-    counter: bool
-    t_ns: Values
-    value: Values
-    wraps: int = 0
-    rejected: int = 0
-
-    @property
-    def points(self) -> tuple[Values, Values]:
-        """Moments and values; of a counter, only those at which it moved: in between it says nothing."""
-        if not self.counter:
-            return self.t_ns, self.value
-        moved = np.flatnonzero(np.diff(self.value)) + 1
-        return self.t_ns[moved], self.value[moved]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was chosen: its rails, how its readings were understood, and what is wrong with them in words."""
-
-    name: str
-    rails: tuple[Rail, ...]
-    understood: str = ""
-    problem: str = ""
-    battery: bool = False
+# So much of a window must be seen; blanks count that are longer than this share of it and than so many usual ones.
+SEEN_SHARE, GAP_SHARE, GAP_TIMES = 0.9, 0.05, 3.0
+# A load is constant where the least and the most that was seen of it differ by no more of its mean.
+STEADY_SHARE, STEADY_READS = 0.1, 20
 
 
 @dataclass(frozen=True)
@@ -97,11 +38,16 @@ class Found:
     after_w: float | None = None
     steps: int = 0
     idle_steps: int = 0
+    # Of each rail that told too little of the work: the share of it that was seen.
+    unseen: Mapping[str, float] = field(default_factory=dict)
     counter: bool = False
-    stuck: bool = False
+    # A gauge that hardly moved, because nothing did.
+    steady: bool = False
     work_s: float = 0.0
     charging: bool = False
     clock_bound_s: float = 0.0
+    # All of the phase, heat among them.
+    readings: Sequence[Reading] = ()
 
 
 def find(run: EnergyRun, settings: Settings) -> Found:
@@ -110,10 +56,10 @@ def find(run: EnergyRun, settings: Settings) -> Found:
     if source is None:
         return Found(None, None, missing)
     work_s = (run.work_ns[1] - run.work_ns[0]) / 1e9
-    powers = [[mean_power(rail, window) for rail in source.rails] for window in (run.idle_before_ns, run.work_ns)]
-    after = [mean_power(rail, run.idle_after_ns) for rail in source.rails]
-    before_w, work_w, after_w = (_sum([watts for watts, _ in window]) for window in (*powers, after))
-    main = max(range(len(source.rails)), key=lambda k: powers[1][k][0] or 0.0)
+    windows = (run.idle_before_ns, run.work_ns, run.idle_after_ns)
+    before, work, after = ([mean_power(rail, window) for rail in source.rails] for window in windows)
+    before_w, work_w, after_w = (_sum([part.watts for part in parts]) for parts in (before, work, after))
+    main = max(range(len(source.rails)), key=lambda k: work[k].watts or 0.0)
     rail = source.rails[main]
     whole = (run.idle_before_ns[0], run.idle_after_ns[1])
     found = Found(
@@ -122,20 +68,22 @@ def find(run: EnergyRun, settings: Settings) -> Found:
         work_w=work_w,
         before_w=before_w,
         after_w=after_w,
-        steps=powers[1][main][1],
-        idle_steps=min(powers[0][main][1], after[main][1]),
+        steps=work[main].steps,
+        idle_steps=min(before[main].steps, after[main].steps),
+        unseen=_unseen(source.rails, work, main),
         counter=rail.counter,
-        stuck=all(len(np.unique(rail.value)) < 2 for rail in source.rails),
+        steady=not rail.counter and _steady(rail, run.work_ns),
         work_s=work_s,
         charging=_charging(run.readings, whole, fed=source.battery) and (source.battery or source.name not in BUILDERS),
         clock_bound_s=run.clock_bound_ns / 1e9,
+        readings=run.readings,
     )
     if work_w is None or run.runs == 0:
         return found
     known = before_w is not None and after_w is not None and (not found.counter or found.idle_steps >= IDLE_STEPS)
     idle_w = ((before_w or 0.0) + (after_w or 0.0)) / 2 if known else None
     each_mj = 1e3 * work_s / run.runs
-    times, _ = rail.points
+    times = rail.t_ns[rail.moved]
     energy = Energy(
         gross_mj=work_w * each_mj,
         idle_mj=idle_w * each_mj if idle_w is not None else None,
@@ -149,266 +97,80 @@ def find(run: EnergyRun, settings: Settings) -> Found:
     return replace(found, energy=energy)
 
 
-def choose(
-    readings: Sequence[Reading], settings: Settings, work_ns: tuple[int, int] | None
-) -> tuple[Source | None, str]:
-    """The source that is believed, or why there is none. Without a window: what could be measured at all."""
-    wanted = (settings.source,) if settings.source else SOURCES
-    why = []
-    for name in wanted:
-        rails_of: Builder = BUILDERS.get(name, _host_meter)
-        source = rails_of(name, readings, settings, work_ns)
-        if source is not None and source.rails:
-            return source, ""
-        why += [r.missing for r in readings if r.missing and r.source.split(":")[0] in (name, _agent_meter(name))]
-    # A meter that is there and does not answer says more than all those that are not there.
-    there = [text for text in dict.fromkeys(why) if not text.endswith("is offered")]
-    return None, "; ".join(there) or f"no {' or '.join(wanted)} is offered"
+@dataclass(frozen=True)
+class Window:
+    """What one rail told of a window: mean watts (None: too little), steps, and the share of it that was seen (of a
+    counter that rested, the share in which it moved).
+    """
+
+    watts: float | None
+    steps: int
+    seen: float
 
 
-def mean_power(rail: Rail, window_ns: tuple[int, int]) -> tuple[float | None, int]:
-    """(mean watts in that window, readings that it rests on).
+def mean_power(rail: Rail, window_ns: tuple[int, int]) -> Window:
+    """What that rail took in that window, if most of the window was seen.
 
-    A counter counts from where it first moved to where it last did, each end taken as the middle of several points,
-    since each is seen late by up to the sampling interval.
+    A step is a value that differs from the one before: a gauge that is asked ten times a second and looks at its
+    device every ten seconds gave three in half a minute. A counter counts from where it first moved to where it last
+    did, each end taken as the middle of several points, since each is seen late by up to the sampling interval; one
+    that rested for much of the window counts from the first reading to the last.
     """
     begin, end = window_ns
-    begin += round(min(LAG_S * 1e9, LAG_SHARE * (end - begin)))
-    times, values = rail.points
-    inside = (times >= begin) & (times <= end)
-    t, v = times[inside] / 1e9, values[inside]
+    begin += _lag_ns(window_ns)
+    inside = (rail.t_ns >= begin) & (rail.t_ns <= end)
+    t, v = rail.t_ns[inside] / 1e9, rail.value[inside]
+    moved = rail.moved[inside[rail.moved]]
+    steps, seen = len(moved), _seen(t, begin / 1e9, end / 1e9, gaps=not rail.counter)
+    if seen < SEEN_SHARE or len(t) < 2 or t[-1] <= t[0]:
+        return Window(None, steps, seen)
     if not rail.counter:
-        if len(t) < 2:
-            return None, len(t)
         spans = np.diff(t)
-        return float(((v[1:] + v[:-1]) * spans).sum() / (2 * spans.sum())), len(t)
-    if len(t) < 2:
-        read = rail.value[(rail.t_ns >= begin) & (rail.t_ns <= end)]
-        # One that stood still while it was read gave nothing; one step is all there is to say of one step.
-        return (float(read[-1] - read[0]) / ((end - begin) / 1e9) if len(read) > 1 else None), len(t)
-    ends = max(1, len(t) // 8)
-    change, time_s = np.mean(v[-ends:]) - np.mean(v[:ends]), np.mean(t[-ends:]) - np.mean(t[:ends])
-    return float(change / time_s), len(t)
+        return Window(float(((v[1:] + v[:-1]) * spans).sum() / (2 * spans.sum())), steps, seen)
+    tm, vm = rail.t_ns[moved] / 1e9, rail.value[moved]
+    active = _seen(tm, begin / 1e9, end / 1e9, gaps=False)
+    if active < SEEN_SHARE:
+        return Window(float((v[-1] - v[0]) / (t[-1] - t[0])), steps, active)
+    ends = max(1, len(tm) // 8)
+    change, time_s = np.mean(vm[-ends:]) - np.mean(vm[:ends]), np.mean(tm[-ends:]) - np.mean(tm[:ends])
+    return Window(float(change / time_s), steps, seen)
 
 
-def unwrap(t_ns: Values, raw: Sequence[int], joules_each: float, span: int | None) -> tuple[Values, Values, int, int]:
-    """(moments, joules, wraps, readings left out) of a counter that only rises and starts again after `span`.
+def _unseen(rails: Sequence[Rail], work: Sequence[Window], main: int) -> Mapping[str, float]:
+    """The rails that told too little; of a device that works the main rail's counter never rests, but hangs."""
+    hung = work[main].steps > IDLE_STEPS and work[main].seen < SEEN_SHARE
+    parts = enumerate(zip(rails, work, strict=True))
+    return {rail.name: part.seen for k, (rail, part) in parts if part.watts is None or (k == main and hung)}
 
-    A reading is left out where it would take more power than anything here can draw: text that was half written, or a
-    counter that was set to zero.
+
+def _seen(t: Values, begin: float, end: float, gaps: bool) -> float:
+    """The share of a window that its readings tell of: what comes before the first and after the last is missing, and
+    (`gaps`) what lies between two, where it is much longer than usual.
     """
-    times: list[float] = []
-    joules: list[float] = []
-    wraps = rejected = 0
-    last = 0
-    for t, value, following in zip(t_ns, raw, [*raw[1:], None], strict=True):
-        if not times:
-            if value != 0 or following in (0, None):
-                times, joules, last = [t], [0.0], value
-            continue
-        change = value - last
-        if change < 0 and following is not None and following >= last:
-            # Down and up again at once: not a counter's doing.
-            rejected += 1
-            continue
-        wrapped = change < 0 and span is not None
-        if wrapped:
-            assert span is not None
-            # The range is the largest value, so the counter has one more.
-            change += span + 1
-        elapsed_s = max(t - times[-1], 1e6) / 1e9
-        # A counter's update may carry the energy of a second, however soon it follows the last reading.
-        if change < 0 or change * joules_each > MOST_W * (elapsed_s + 1.0):
-            rejected += 1
-            continue
-        wraps += wrapped
-        times.append(t)
-        joules.append(joules[-1] + change * joules_each)
-        last = value
-    return np.array(times), np.array(joules), wraps, rejected
+    if end <= begin or len(t) < 2:
+        return 0.0
+    between = np.diff(np.unique(t))
+    blanks = np.concatenate(([t[0] - begin, end - t[-1]], between if gaps else []))
+    usual = max(GAP_TIMES * float(np.median(between)) if len(between) else 0.0, GAP_SHARE * (end - begin))
+    return 1.0 - float(blanks[blanks > usual].sum()) / (end - begin)
 
 
-def _counters(name: str, readings: Sequence[Reading], settings: Settings) -> list[Rail]:
-    made = []
-    for reading in _of(name, readings, settings):
-        if reading.quantity == "energy" and reading.value:
-            told = _partner(reading, "range", readings)
-            span = told.value[0] if told is not None and told.value[0] > 0 else None
-            each = UNITS[reading.unit]
-            made.append(Rail(_rail(reading), True, *unwrap(_times(reading), reading.value, each, span)))
-    return made
+def _lag_ns(window_ns: tuple[int, int]) -> int:
+    return round(min(LAG_S * 1e9, LAG_SHARE * (window_ns[1] - window_ns[0])))
 
 
-def _gauges(name: str, readings: Sequence[Reading], settings: Settings) -> list[Rail]:
-    """Rails with their power, or with voltage and current read together."""
-    made = []
-    for reading in _of(name, readings, settings):
-        if reading.quantity == "power" and reading.value:
-            made.append(_gauge(_rail(reading), _times(reading), _scaled(reading, settings.unit)))
-        elif reading.quantity == "current" and reading.value:
-            volts = _partner(reading, "voltage", readings)
-            if volts is not None:
-                amperes = _scaled(reading, settings.unit)
-                made.append(_gauge(_rail(reading), _times(reading), amperes * _at(volts, reading)))
-    return made
+def _steady(rail: Rail, work_ns: tuple[int, int]) -> bool:
+    """Did a gauge stand still because the load did?
 
-
-def _gauge(name: str, t_ns: Values, watts: Values) -> Rail:
-    """Without what no device draws: a gauge that mostly tells something tells 0 when it does not know."""
-    good = np.abs(watts) <= MOST_W
-    if np.mean(watts != 0) > 0.5:
-        good &= watts != 0
-    return Rail(name, False, t_ns[good], watts[good], 0, int((~good).sum()))
-
-
-def _rails(name: str, readings: Sequence[Reading], settings: Settings, _: tuple[int, int] | None) -> Source | None:
-    """ODPM and powerstats: all rails that are named, which do not contain each other."""
-    return Source(name, tuple(_counters(name, readings, settings)))
-
-
-def _rapl(name: str, readings: Sequence[Reading], settings: Settings, _: tuple[int, int] | None) -> Source | None:
-    """The whole platform where it is metered (psys), which contains the packages; else the packages."""
-    rails = _counters(name, readings, settings)
-    whole = [rail for rail in rails if rail.name == "psys"]
-    return Source(name, tuple(whole or [rail for rail in rails if rail.name.startswith("package")]))
-
-
-def _monitors(name: str, readings: Sequence[Reading], settings: Settings, _: tuple[int, int] | None) -> Source | None:
-    """The input rail where there is one, which contains the others; else the sum of all."""
-    if name == "hwmon" and settings.source != name:
-        # Batteries, graphics cards and power supplies offer power files too; those have to be asked for by name.
-        readings = [r for r in readings if r.source.split(":")[0] != name or MONITORS.match(r.source)]
-    rails = _gauges(name, readings, settings)
-    whole = [rail for rail in rails if rail.name in INPUTS and not settings.rails]
-    return Source(name, tuple(whole[:1] or rails))
-
-
-def _battery(
-    name: str, readings: Sequence[Reading], settings: Settings, work_ns: tuple[int, int] | None
-) -> Source | None:
-    """Current and voltage where the battery tells them, else its counters; of one battery, the system's own."""
-    told = [r for r in readings if r.source.startswith("battery:") and r.value and r.quantity in BATTERY_TELLS]
-    names = list(dict.fromkeys(r.source for r in told))
-    if name == "dumpsys":
-        names = [source for source in names if source.endswith(":dumpsys")]
-    if not names:
-        return None
-    rank = {source: (source.endswith(":dumpsys"), source.lower() != "battery:battery") for source in names}
-    source = min(names, key=lambda one: rank[one])
-    mine = {r.quantity: r for r in readings if r.source == source and r.value}
-    label = source.partition(":")[2]
-    for kind in ("power", "current"):
-        # One look tells whether there is a gauge, a whole phase whether it moves.
-        if kind in mine and (len(set(mine[kind].value)) > 1 or (work_ns is None and mine[kind].value[0] != 0)):
-            return _battery_gauge(label, mine, kind, settings, work_ns)
-    for kind in ("energy", "charge"):
-        if kind in mine and (kind == "energy" or "voltage" in mine):
-            return _battery_counter(label, mine, kind)
-    for kind in ("power", "current"):
-        if kind in mine and set(mine[kind].value) != {0}:
-            return _battery_gauge(label, mine, kind, settings, work_ns)
-    return None
-
-
-def _battery_gauge(
-    label: str, mine: Mapping[str, Reading], kind: str, settings: Settings, work_ns: tuple[int, int] | None
-) -> Source | None:
-    reading = mine[kind]
-    times, raw = _times(reading), np.array(reading.value, float)
-    inside = (times >= work_ns[0]) & (times <= work_ns[1]) if work_ns else np.ones(len(times), bool)
-    size = float(np.median(np.abs(raw[inside]))) if inside.any() else 0.0
-    problem = ""
-    unit: str | None = (settings.unit or "").lower() or reading.unit
-    if kind == "current":
-        if not settings.unit:
-            unit = _unit(size, ("ua", "ma"), CURRENT_A)
-            problem = "" if unit else f"a current of {size:.0f} is neither microampere nor milliampere: set power.unit"
-        if "voltage" not in mine:
-            return None
-        volts = np.interp(times, _times(mine["voltage"]), _volts(mine["voltage"]))
-        watts = raw * UNITS[unit or "ua"] * volts
-    else:
-        watts = raw * UNITS[unit or reading.unit]
-    signs = np.sign(watts[inside])
-    signs = signs[signs != 0]
-    drawn = -1 if settings.sign is None else -settings.sign
-    how = "as set" if settings.sign is not None else "discharging is negative"
-    if settings.sign is None and len(signs) and np.mean(signs > 0) > 0.95:
-        drawn, how = 1, "discharging is positive"
-    elif settings.sign is None and len(signs) and not np.mean(signs < 0) > 0.95 and not problem:
-        problem = "the current has both signs while the device worked: set power.sign"
-    told = f"{kind}_now in {unit or 'an unknown unit'}, {how}"
-    return Source("battery", (_gauge(label, times, drawn * watts),), told, problem, battery=True)
-
-
-def _battery_counter(label: str, mine: Mapping[str, Reading], kind: str) -> Source | None:
-    """What is left in the battery, turned round so that it counts what was drawn."""
-    reading = mine[kind]
-    full = max(reading.value)
-    drawn = [full - value for value in reading.value]
-    times, joules, _, rejected = unwrap(_times(reading), drawn, UNITS[reading.unit], None)
-    if kind == "charge":
-        volts = np.interp(times, _times(mine["voltage"]), _volts(mine["voltage"]))
-        joules = np.concatenate(([0.0], np.cumsum(np.diff(joules) * volts[1:]))) if len(joules) else joules
-    rail = Rail(label, True, times, joules, 0, rejected)
-    return Source("battery", (rail,), f"{kind} counter", battery=True)
-
-
-def _host_meter(name: str, readings: Sequence[Reading], settings: Settings, _: Any) -> Source | None:
-    return Source(name, tuple(_gauges(name, readings, settings)))
-
-
-Builder = Callable[[str, Sequence[Reading], Settings, tuple[int, int] | None], "Source | None"]
-BUILDERS: Mapping[str, Builder] = {
-    "odpm": _rails,
-    "powerstats": _rails,
-    "rapl": _rapl,
-    "hwmon": _monitors,
-    "iio": _monitors,
-    "pmic": _monitors,
-    "battery": _battery,
-    "dumpsys": _battery,
-}
-
-
-def _agent_meter(name: str) -> str:
-    return {"powerstats": "dumpsys"}.get(name, name)
-
-
-def _of(name: str, readings: Sequence[Reading], settings: Settings) -> list[Reading]:
-    found = [r for r in readings if r.source.split(":")[0] == name]
-    return [r for r in found if not settings.rails or _rail(r) in settings.rails]
-
-
-def _rail(reading: Reading) -> str:
-    return reading.source.rpartition(":")[2]
-
-
-def _partner(reading: Reading, quantity: str, readings: Sequence[Reading]) -> Reading | None:
-    return next((r for r in readings if (r.source, r.quantity) == (reading.source, quantity) and r.value), None)
-
-
-def _at(other: Reading, reading: Reading) -> Values:
-    """Another reading's values at this one's moments."""
-    return np.asarray(np.interp(_times(reading), _times(other), _scaled(other, None)), float)
-
-
-def _scaled(reading: Reading, unit: str | None) -> Values:
-    return np.array(reading.value, float) * UNITS[(unit or reading.unit).lower()]
-
-
-def _volts(reading: Reading) -> Values:
-    raw = np.array(reading.value, float)
-    return raw * UNITS[_unit(float(np.median(raw)), ("uv", "mv"), VOLTAGE_V) or reading.unit]
-
-
-def _unit(size: float, units: Sequence[str], between: tuple[float, float]) -> str | None:
-    """The unit in which that size lies where such things lie."""
-    return next((unit for unit in units if between[0] <= size * UNITS[unit] <= between[1]), None)
-
-
-def _times(reading: Reading) -> Values:
-    return np.array(reading.t_ns, float)
+    A value that repeats is a gauge that sleeps, or a load that is constant to its last digit. The second is believed
+    of one that told of the work's begin and end before its lag was over, and kept its value in between: whatever its
+    interval is, what it showed was of the work alone.
+    """
+    lag = _lag_ns(work_ns)
+    moments = rail.t_ns[rail.moved]
+    told = all(((moments >= at) & (moments <= at + lag)).any() for at in work_ns)
+    watts = rail.value[(rail.t_ns >= work_ns[0] + lag) & (rail.t_ns < work_ns[1])]
+    return told and len(watts) >= STEADY_READS and bool(np.ptp(watts) <= STEADY_SHARE * abs(np.mean(watts)))
 
 
 def _sum(watts: Sequence[float | None]) -> float | None:

@@ -11,6 +11,7 @@ import numpy as np
 from pocketbench.measurement import Process, Reading
 from pocketbench.plan import Case
 from pocketbench.results import CurvePoint, RealTime
+from pocketbench.verdict import heat
 
 MS, S = 1e6, 1_000_000_000
 # Real time means that at most this share of the frames is late, and that chance does not explain it.
@@ -58,8 +59,11 @@ def curve(case: Case, processes: Sequence[Process]) -> tuple[CurvePoint, ...] | 
         return None
     count = max(1, min(POINTS, int(case.sustained_s)))
     step_ns = case.sustained_s * S / count
-    temperature = _hottest(measured, "temperature")
-    clock, ceiling = (_hottest(measured, quantity) for quantity in ("frequency", "ceiling"))
+    temperature = _highest(heat.zones(measured.readings))
+    clock, ceiling = (
+        _highest([r for r in measured.readings if r.quantity == quantity and r.value])
+        for quantity in ("frequency", "ceiling")
+    )
     made = []
     for k in range(count):
         inside = (measured.at_ns >= k * step_ns) & (measured.at_ns < (k + 1) * step_ns)
@@ -81,11 +85,9 @@ def curve(case: Case, processes: Sequence[Process]) -> tuple[CurvePoint, ...] | 
     return tuple(made)
 
 
-def _hottest(process: Process, quantity: str) -> Reading | None:
+def _highest(readings: Sequence[Reading]) -> Reading | None:
     """Of several sensors, the one that reached most."""
-    return max(
-        (r for r in process.readings if r.quantity == quantity and r.value), key=lambda r: max(r.value), default=None
-    )
+    return max(readings, key=lambda r: max(r.value), default=None)
 
 
 def _mean(reading: Reading | None, window_ns: tuple[float, float], each: float) -> float | None:

@@ -12,7 +12,8 @@ from pocketbench import meters
 from pocketbench.config.devices import Power
 from pocketbench.errors import DeviceLost
 from pocketbench.figures import energy
-from pocketbench.figures.energy import Found, Settings
+from pocketbench.figures.energy import Found
+from pocketbench.figures.power_sources import Settings, choose
 from pocketbench.fleet.link import Link
 from pocketbench.fleet.restore import CommandFailed, Journal, run_here
 from pocketbench.measurement import EnergyRun, Reading
@@ -56,7 +57,7 @@ class EnergyPhase:
         """What was found. DeviceLost where the device does not come back."""
         if self._outside is None:
             seen = self.link.live.observe(0.0, POWER)
-            source, missing = energy.choose(seen.readings, self._settings, None)
+            source, missing = choose(seen.readings, self._settings, None)
             if source is None:
                 return self._evidence(Found(None, None, missing))
             if source.battery and source.rails[0].counter:

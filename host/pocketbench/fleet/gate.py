@@ -44,7 +44,7 @@ class Gate:
     ) -> None:
         self._observe, self._cooldown_s, self._stop, self._say = observe, cooldown_s, stop, say
         first = observe(WINDOW_S)
-        self._baseline = max(heat.plausible(first.values("temperature")), default=None)
+        self._baseline = heat.hottest(first.readings)
         load = first.values("load_avg")
         self.load_avg = load[0] / 1000 if load else None
         self._load_budget_s = LOAD_WAIT_S if wait_for_load else 0.0
@@ -78,12 +78,12 @@ class Gate:
 
     def _why(self, seen: Observation) -> str:
         if self._hot(seen):
-            now, idle = max(heat.plausible(seen.values("temperature"))) / 1000, (self._baseline or 0) / 1000
+            now, idle = (heat.hottest(seen.readings) or 0) / 1000, (self._baseline or 0) / 1000
             return f"waits to cool down, {HEAT_WAIT_S:.0f} s at most: {now:.0f} degrees, {idle:.0f} when it was idle"
         return f"waits for other load to end, {self._load_budget_s:.0f} s at most"
 
     def _hot(self, seen: Observation) -> bool:
-        temperature = max(heat.plausible(seen.values("temperature")), default=None)
+        temperature = heat.hottest(seen.readings)
         if temperature is None or self._baseline is None:
             return False
         return temperature > self._baseline + MARGIN_MILLICELSIUS

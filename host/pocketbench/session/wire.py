@@ -33,7 +33,7 @@ MAX_CPUS = 1024
 INPUTS_NAME = "inputs.npz"
 HEAT = ("thermal", "cpufreq", "cooling", "throttled", "android")
 POWER = ("battery", "odpm", "iio", "hwmon", "rapl", "pmic", "dumpsys", "powerstats")
-METERS: Mapping[str, Sequence[str]] = {"latency": HEAT, "energy": POWER}
+METERS: Mapping[str, Sequence[str]] = {"latency": HEAT, "energy": (*POWER, *HEAT)}
 
 
 @dataclass(frozen=True)

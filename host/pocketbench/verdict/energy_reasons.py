@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pocketbench.figures.energy import MOST_W, Found
+from pocketbench.figures.energy import Found
+from pocketbench.figures.power_sources import MOST_W
 from pocketbench.results import Reason
+from pocketbench.verdict import heat
 
 THRESHOLDS: Mapping[str, float] = {
-    # Fewer steps of a counter, or readings of a gauge, and the end of the window decides the figure.
+    # Fewer steps of a counter or of a gauge, and the end of the window decides the figure.
     "steps": 20,
     # Idle before and after may differ by this share of the power at work.
     "idle_drift": 0.10,
@@ -48,21 +50,26 @@ def charging(e: EnergyEvidence) -> Reason | None:
 
 
 def energy_resolution(e: EnergyEvidence) -> Reason | None:
-    """The meter moved too seldom, or not at all."""
+    """The meter moved too seldom or not at all, or was not there for all of the work."""
     found, least = e.found, THRESHOLDS["steps"]
     if found.source is None:
         return None
-    if found.steps < least or found.stuck:
-        what = "steps" if found.counter else "readings"
-        stuck = ", all the same" if found.stuck and not found.counter else ""
-        return _invalid(
-            "energy_resolution", f"{found.source.name} gave {found.steps} {what}{stuck}; {least:.0f} needed"
-        )
-    if found.energy is not None and found.energy.idle_mj is None:
-        what = "steps" if found.counter else "readings"
-        told = f"{found.source.name} gave {found.idle_steps} {what} in an idle window: idle and net energy are unknown"
-        return Reason("energy_resolution", "warn", "energy", told)
-    return None
+    if found.unseen:
+        rails = ", ".join(f"{rail} for {share:.0%}" for rail, share in found.unseen.items())
+        told = f"the work was not seen by every rail of {found.source.name} ({rails} of it)"
+        return _invalid("energy_resolution", f"{told}: look at what else reads them, or name others (power.rails)")
+    if found.energy is None:
+        return _invalid("energy_resolution", f"{found.source.name} was read, but no inference was counted at work")
+    doubts = []
+    if found.steps < least:
+        told = f"{found.source.name} moved {found.steps} times at work"
+        if not found.steady:
+            return _invalid("energy_resolution", f"{told}; {least:.0f} needed: a longer --energy, or a finer meter")
+        doubts.append(f"{told}: either the load was as steady, or it sees no more of it")
+    if found.energy.idle_mj is None:
+        told = f"{found.source.name} moved {found.idle_steps} times in an idle window"
+        doubts.append(f"{told}: idle and net energy are unknown")
+    return Reason("energy_resolution", "warn", "energy", "; ".join(doubts)) if doubts else None
 
 
 def energy_implausible(e: EnergyEvidence) -> Reason | None:
@@ -101,6 +108,12 @@ def energy_idle_drift(e: EnergyEvidence) -> Reason | None:
     return _invalid("energy_idle_drift", told)
 
 
+def throttled(e: EnergyEvidence) -> Reason | None:
+    """The ceiling of what computes moved while energy was measured, which latency's processes cannot tell."""
+    told = heat.throttled(e.found.readings)
+    return _invalid("throttled", f"while energy was measured: {told}") if told else None
+
+
 def energy_clock(e: EnergyEvidence) -> Reason | None:
     """A meter on the host whose clock is not known well enough against the device's."""
     found = e.found
@@ -130,6 +143,7 @@ CHECKS: Sequence[Callable[[EnergyEvidence], Reason | None]] = (
     energy_resolution,
     energy_implausible,
     energy_idle_drift,
+    throttled,
     energy_clock,
     energy_unavailable,
     counter_wrapped,

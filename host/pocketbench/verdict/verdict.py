@@ -1,7 +1,7 @@
 """The verdict: each reason why a number may not be what it seems is one small pure function over raw facts.
 
 A check takes the Evidence of one case and gives a Reason or None. Codes, severities and scopes are contracts
-(docs/reasons.md); thresholds are the table below and nowhere else.
+(docs/reasons.md); thresholds are the table below, those of heat in heat.py.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ THRESHOLDS: Mapping[str, float] = {
     "stolen_share": 0.02,
     "percentile_bound": 1.25,
     "slower": 0.03,
-    # Of its highest value; firmware rounds.
-    "ceiling": 0.995,
-    "android_moderate": 2,
 }
 
 
@@ -133,8 +130,7 @@ def within_tolerance(fidelity: Fidelity) -> bool:
 
 def throttled(e: Evidence) -> Reason | None:
     """The ceiling of what computes moved while it was measured; in the sustained scenario that is what was asked."""
-    told = heat.ceiling_fell(e.processes, THRESHOLDS["ceiling"]) or heat.cooled(e.processes)
-    told = told or heat.firmware_limits(e.processes, THRESHOLDS["android_moderate"])
+    told = heat.throttled([r for p in e.processes for r in p.readings])
     if told is None:
         return None
     return _warn("throttled", told) if e.sustained else _invalid("throttled", told)
@@ -376,8 +372,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
 
 # Every code that a row can have, for --fail-on: those of CHECKS, of the whole table, and of cases that ended badly.
 CODES: Sequence[str] = (
-    *(check.__name__ for check in CHECKS),
-    *(check.__name__ for check in energy_reasons.CHECKS),
+    *dict.fromkeys(check.__name__ for check in (*CHECKS, *energy_reasons.CHECKS)),
     "runtime_differs",
     "load_failed",
     "run_failed",
