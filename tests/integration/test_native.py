@@ -166,6 +166,16 @@ def test_benchncnn_tells_no_median(bench: Bench) -> None:
     )
     table = bench("--device", "local", "--model", model, "--runtime", "native", "--delegate", "vulkan", *QUICK)
     assert "mean 7.37" in table.stdout
+    for delegate, options, fixture in (
+        ("vulkan", "{}", "benchncnn-20240820-no-vulkan.txt"),
+        ("gpu", "{}", "benchncnn-20240820-no-vulkan.txt"),
+        ("vulkan", "{vulkan: {options: {gpu_device: 1}}}", "benchncnn-20240820-vulkan.txt"),
+    ):
+        tools(bench, delegates=options, benchncnn=stand_in(bench, "benchncnn", fixture))
+        (result,) = measure(bench, model, "--delegate", delegate)
+        told = result["delegate"]
+        assert (result["status"], "fallback" in codes(result)) == ("FALLBACK", True), (delegate, result["reasons"])
+        assert (told["used"], told["coverage"], told["adapter"]) == ("cpu", "none", None), told
     for fixture, says in {
         "benchncnn-2019-own-nets.txt": "it benchmarked squeezenet instead",
         "benchncnn-20240820-broken.txt": "find_blob_index_by_name output failed",
