@@ -185,6 +185,24 @@ def test_benchncnn_tells_no_median(bench: Bench) -> None:
         assert (result["status"], says in codes(result)["load_failed"]) == ("FAILED", True), result["reasons"]
 
 
+def test_a_model_that_is_too_short_for_the_digits_of_its_tool(bench: Bench) -> None:
+    """A mean of 0 is none, and does not ask for loops without end; `--max-runs` holds for tools that loop."""
+    model, log = bench.home / "m.param", bench.home / "asked.txt"
+    model.write_text("7767517\n1 1\nInput in0 0 1 in0 0=224 1=224 2=3\n")
+    (bench.home / "m.bin").write_bytes(b"")
+    recorded = (DATA / "benchncnn-20240820-no-vulkan.txt").read_text().rpartition("min =")[0]
+    for mean, status in {"0.00": "FAILED", "0.01": "OK"}.items():
+        short = bench.home / f"{mean}.txt"
+        short.write_text(f"{recorded}min =    {mean}  max =    0.02  avg =    {mean}\n")
+        tools(bench, env=f"{{STAND_IN_LOG: {log}}}", benchncnn=stand_in(bench, "benchncnn", str(short)))
+        (result,) = measure(bench, model, "--max-runs", "200", "--min-runs", "20")
+        assert result["status"] == status, result["reasons"]
+        told = codes(result).get("load_failed", "")
+        assert ("a mean of 0: one inference is shorter" in told) == (status == "FAILED"), told
+    # A start to learn how long a run lasts, twice; 0.05 s of 0.01 ms would be 5000.
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["4", "4", "200"]
+
+
 def test_tools_that_misbehave(bench: Bench) -> None:
     """Dying, silent, failing, changing between processes, of another processor, missing on the device: each by name."""
     full = "benchmark_model-2.19-gpu-full.txt"
