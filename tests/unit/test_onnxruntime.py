@@ -8,8 +8,9 @@ import onnxruntime as ort
 import pytest
 
 from pocketbench_agent.errors import StageError
-from pocketbench_agent.runtimes import LoadOptions, Placement
+from pocketbench_agent.runtimes import LoadOptions, Placement, ort_providers
 from pocketbench_agent.runtimes.onnxruntime import OnnxRuntime
+from pocketbench_agent.runtimes.ort_providers import CPU, QNN
 from tests.integration.conftest import DIGITS
 
 # A provider that every build for a desktop has beside the CPU's; it takes no node of this model.
@@ -44,3 +45,31 @@ def test_a_second_session_that_fails_costs_only_the_coverage(
     if what == "InferenceSession":
         with pytest.raises(StageError, match="the device is in use"):
             loaded.profile()
+
+
+@pytest.mark.parametrize(
+    ("delegate", "given", "expected", "half", "adapter"),
+    [
+        ("npu", {}, {"backend_path": "libQnnHtp.so"}, True, "HTP"),
+        ("qnn", {}, {"backend_path": "libQnnHtp.so"}, True, "HTP"),
+        ("gpu", {}, {"backend_path": "libQnnGpu.so"}, False, "Gpu"),
+        ("npu", {"enable_htp_fp16_precision": "0"}, {"backend_path": "libQnnHtp.so"}, False, "HTP"),
+        ("npu", {"backend_path": "/vendor/libQnnHtp.so"}, {}, True, "HTP"),
+        ("gpu", {"backend_type": "cpu"}, {}, False, "cpu"),
+    ],
+)
+def test_a_qnn_that_is_built_in_is_told_which_backend(
+    delegate: str,
+    given: dict[str, str],
+    expected: dict[str, str],
+    half: bool,
+    adapter: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it takes its own, and a row of the NPU says `gpu`. What the user chose stands."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [QNN, CPU])
+    found = ort_providers.find(delegate, given, ())
+    assert (found.name, found.devices) == (QNN, ())
+    assert dict(found.options) == {**expected, **given}
+    assert found.add_to(ort.SessionOptions()) == [(QNN, {**expected, **given}), CPU]
+    assert (found.is_half(), adapter in found.adapter()) == (half, True), found.adapter()
