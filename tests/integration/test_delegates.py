@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -248,6 +249,9 @@ def test_what_a_device_can_really_do(bench: Bench, libraries: Path) -> None:
     after = bench("devices", "--format", "json").doc[0]
     assert after["delegates"] == ["cpu", "litert adds"]
     (remembered,) = (bench.home / "xdg_cache_home" / "pocketbench" / "abilities").iterdir()
+    told = json.loads(remembered.read_text())
+    remembered.write_text(json.dumps({**told, "identity": "another board's"}))
+    assert bench("devices", "--format", "json").doc[0]["delegates"] == ["cpu"]
     remembered.write_text("{")
     assert bench("devices", "--format", "json").doc[0]["delegates"] == ["cpu"]
 
