@@ -15,7 +15,7 @@ settings.load_profile("default")
 LONGEST = (
     *("test_run", "test_energy", "test_survival", "test_adb_devices", "test_native"),
     *("test_reasons", "test_suite", "test_bad_input", "test_security", "test_devices", "test_broken_links"),
-    *("test_ssh", "test_delegates", "test_lab", "test_conditions"),
+    *("test_ssh", "test_delegates", "test_lab", "test_conditions", "test_preparation"),
     *("test_store_upkeep", "test_store", "test_store_migrations", "test_nightly_examples"),
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -182,31 +181,3 @@ def test_a_plug_that_answers_late_has_no_clock(bench: Bench) -> None:
         (result,) = bench(*told, "--devices", devices).results
     found = {r["code"]: r["severity"] for r in result["reasons"] if r["scope"] == "energy"}
     assert (result["status"], found.get("energy_clock")) == ("OK", "invalid")
-
-
-SETTINGS = """#!/bin/sh
-if [ "$1" = get ]; then cat "$STATE/$3"; else echo "$4" > "$STATE/$3"; echo "$3=$4" >> "$STATE/log"; fi
-"""
-
-
-def test_a_device_is_prepared_and_put_back_also_after_a_crash(bench: Bench) -> None:
-    programs, state = bench.home / "programs", bench.home / "state"
-    state.mkdir()
-    (state / "stay_on_while_plugged_in").write_text("3\n")
-    put(programs, "settings", SETTINGS).chmod(0o755)
-    bench.environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "STATE": str(state)}
-    devices = bench.home / "lab.yaml"
-    devices.write_text("devices:\n  local: {transport: local, prepare: {stay_awake: true, doze: false}}\n")
-    told = ("--device", "local", "--model", bench.null(sleep_ms=1), "--devices", devices)
-    ended = bench(*told, *QUICK)
-    assert ended.code == 0 and "doze cannot be read on this device" in ended.stderr
-    log = state / "log"
-    assert log.read_text().split() == ["stay_on_while_plugged_in=7", "stay_on_while_plugged_in=3"]
-    running = bench.start(*told, "--cooldown", "0", "--min-time", "30", "--max-time", "30")
-    assert wait_until(lambda: len(log.read_text().split()) == 3, 30)
-    running.kill()
-    running.communicate()
-    assert (state / "stay_on_while_plugged_in").read_text() == "7\n"
-    devices.write_text("devices:\n  local: {transport: local}\n")
-    assert bench(*told, *QUICK).code == 0
-    assert (state / "stay_on_while_plugged_in").read_text() == "3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ devices:
     delegates:
       stub: {library: libstub.so}
       takes-none: {library: libstub.so, options: {take: 77}}
+      small-only: {library: libstub.so, options: {most: 64}}
       garbage: {library: libstub.so, options: {take: 0}}
       caching: {library: libstub.so, options: {cache: "{program_cache}"}}
       failing: {library: libstub.so, options: {fail: true}}
@@ -96,6 +98,16 @@ def test_what_a_delegate_took(bench: Bench, libraries: Path) -> None:
     whole = chains.write(bench.home / "whole.tflite", ["NEG", "NEG", "NEG"])
     full = measure(bench, libraries, whole, "stub")["stub"]
     assert (full["status"], full["delegate"]["coverage"], full["delegate"]["on_cpu"]) == ("OK", "full", {})
+
+
+def test_what_a_delegate_took_in_the_shape_that_was_asked_for(bench: Bench, libraries: Path) -> None:
+    """It takes what is small, as the file's own shape is: none of what ran."""
+    model = chains.write(bench.home / "open.tflite", ["NEG", "NEG"], open_batch=True)
+    for batch, expected in {1: ("OK", "full", 2), 8: ("FALLBACK", "none", 0)}.items():
+        shape = ("--shape", f"x={batch}x64")
+        (result,) = measure(bench, libraries, model, "small-only", arguments=shape).values()
+        told = result["delegate"]
+        assert (result["status"], told["coverage"], told["nodes_delegated"]) == expected, result["reasons"]
 
 
 def test_the_first_load_apart_from_those_with_a_filled_cache(bench: Bench, libraries: Path) -> None:
@@ -237,6 +249,9 @@ def test_what_a_device_can_really_do(bench: Bench, libraries: Path) -> None:
     after = bench("devices", "--format", "json").doc[0]
     assert after["delegates"] == ["cpu", "litert adds"]
     (remembered,) = (bench.home / "xdg_cache_home" / "pocketbench" / "abilities").iterdir()
+    told = json.loads(remembered.read_text())
+    remembered.write_text(json.dumps({**told, "identity": "another board's"}))
+    assert bench("devices", "--format", "json").doc[0]["delegates"] == ["cpu"]
     remembered.write_text("{")
     assert bench("devices", "--format", "json").doc[0]["delegates"] == ["cpu"]
 

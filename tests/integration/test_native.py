@@ -166,6 +166,16 @@ def test_benchncnn_tells_no_median(bench: Bench) -> None:
     )
     table = bench("--device", "local", "--model", model, "--runtime", "native", "--delegate", "vulkan", *QUICK)
     assert "mean 7.37" in table.stdout
+    for delegate, options, fixture in (
+        ("vulkan", "{}", "benchncnn-20240820-no-vulkan.txt"),
+        ("gpu", "{}", "benchncnn-20240820-no-vulkan.txt"),
+        ("vulkan", "{vulkan: {options: {gpu_device: 1}}}", "benchncnn-20240820-vulkan.txt"),
+    ):
+        tools(bench, delegates=options, benchncnn=stand_in(bench, "benchncnn", fixture))
+        (result,) = measure(bench, model, "--delegate", delegate)
+        told = result["delegate"]
+        assert (result["status"], "fallback" in codes(result)) == ("FALLBACK", True), (delegate, result["reasons"])
+        assert (told["used"], told["coverage"], told["adapter"]) == ("cpu", "none", None), told
     for fixture, says in {
         "benchncnn-2019-own-nets.txt": "it benchmarked squeezenet instead",
         "benchncnn-20240820-broken.txt": "find_blob_index_by_name output failed",
@@ -173,6 +183,24 @@ def test_benchncnn_tells_no_median(bench: Bench) -> None:
         tools(bench, benchncnn=stand_in(bench, "benchncnn", fixture))
         (result,) = measure(bench, model)
         assert (result["status"], says in codes(result)["load_failed"]) == ("FAILED", True), result["reasons"]
+
+
+def test_a_model_that_is_too_short_for_the_digits_of_its_tool(bench: Bench) -> None:
+    """A mean of 0 is none, and does not ask for loops without end; `--max-runs` holds for tools that loop."""
+    model, log = bench.home / "m.param", bench.home / "asked.txt"
+    model.write_text("7767517\n1 1\nInput in0 0 1 in0 0=224 1=224 2=3\n")
+    (bench.home / "m.bin").write_bytes(b"")
+    recorded = (DATA / "benchncnn-20240820-no-vulkan.txt").read_text().rpartition("min =")[0]
+    for mean, status in {"0.00": "FAILED", "0.01": "OK"}.items():
+        short = bench.home / f"{mean}.txt"
+        short.write_text(f"{recorded}min =    {mean}  max =    0.02  avg =    {mean}\n")
+        tools(bench, env=f"{{STAND_IN_LOG: {log}}}", benchncnn=stand_in(bench, "benchncnn", str(short)))
+        (result,) = measure(bench, model, "--max-runs", "200", "--min-runs", "20")
+        assert result["status"] == status, result["reasons"]
+        told = codes(result).get("load_failed", "")
+        assert ("a mean of 0: one inference is shorter" in told) == (status == "FAILED"), told
+    # A start to learn how long a run lasts, twice; 0.05 s of 0.01 ms would be 5000.
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["4", "4", "200"]
 
 
 def test_tools_that_misbehave(bench: Bench) -> None:

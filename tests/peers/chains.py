@@ -13,8 +13,10 @@ from ai_edge_litert import schema_py_generated as schema
 BINARY = frozenset({"ADD", "MUL", "ATAN2", "FLOOR_MOD"})
 
 
-def write(path: Path, ops: Sequence[str], size: int = 64) -> Path:
-    """A model of one float32 input [1, size] that goes through `ops`, names of the schema's BuiltinOperator."""
+def write(path: Path, ops: Sequence[str], size: int = 64, open_batch: bool = False) -> Path:
+    """A model of one float32 input [1, size], or [open, size], that goes through `ops`, names of the schema's
+    BuiltinOperator.
+    """
     model = schema.ModelT()
     model.version, model.description = 3, "chain"
     constant = schema.BufferT()
@@ -39,6 +41,8 @@ def write(path: Path, ops: Sequence[str], size: int = 64) -> Path:
             op.builtinOptions = schema.AddOptionsT() if name == "ADD" else schema.MulOptionsT()
         graph.operators.append(op)
     graph.outputs = [last]
+    for tensor in (graph.tensors[0], *graph.tensors[2:]):
+        tensor.shapeSignature = [-1, size] if open_batch else None
     model.operatorCodes = []
     for number in codes:
         code = schema.OperatorCodeT()

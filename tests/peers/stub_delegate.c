@@ -1,6 +1,7 @@
 /* A TFLite external delegate that does as it is told, for tests. Options:
  *
  *   take=N        builtin code of the ops to take; default 59, NEG, which it really computes (any other: garbage)
+ *   most=N        take only ops whose first input has so many values at most
  *   fail=1        the graph cannot be prepared
  *   no_device=1   no delegate is made, with a message
  *   crash=1       SIGSEGV where it is made
@@ -56,7 +57,7 @@ struct Delegate {
   void* opaque;
 };
 typedef struct { Delegate* delegate; IntArray* nodes; } Params;
-typedef struct { int take, fail; } Told;
+typedef struct { int take, fail; size_t most; } Told;
 
 static void* init(Context* context, const char* buffer, size_t length) {
   int* nodes = malloc(sizeof *nodes);
@@ -86,7 +87,8 @@ static int prepare(Context* context, Delegate* delegate) {
     Node* node;
     Registration* op;
     if (context->get_node(context, plan->data[i], &node, &op)) return 1;
-    if (op->builtin_code == told->take) taken->data[taken->size++] = plan->data[i];
+    size_t values = context->tensors[node->inputs->data[0]].bytes / sizeof(float);
+    if (op->builtin_code == told->take && values <= told->most) taken->data[taken->size++] = plan->data[i];
   }
   Registration kernel = {
       .init = init, .free = release, .prepare = ready, .invoke = invoke, .custom_name = "Stub", .version = 1};
@@ -105,9 +107,10 @@ static void compile(const char* folder) {
 }
 
 Delegate* tflite_plugin_create_delegate(char** keys, char** values, size_t count, void (*report)(const char*)) {
-  Told told = {.take = 59};
+  Told told = {.take = 59, .most = (size_t)-1};
   for (size_t i = 0; i < count; i++) {
     if (!strcmp(keys[i], "take")) told.take = atoi(values[i]);
+    else if (!strcmp(keys[i], "most")) told.most = (size_t)atol(values[i]);
     else if (!strcmp(keys[i], "fail")) told.fail = 1;
     else if (!strcmp(keys[i], "no_device")) { report("no device answers"); return NULL; }
     else if (!strcmp(keys[i], "crash")) *(volatile int*)8 = 1;

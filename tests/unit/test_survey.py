@@ -205,6 +205,15 @@ def test_the_script_runs_on_what_android_has(tmp_path: Path) -> None:
     assert told.free_bytes is not None
 
 
+def test_another_board_under_the_same_name() -> None:
+    """It has another identity; the same one has the same, whatever it measures or has on its disk meanwhile."""
+    own = PIXEL.replace(b"system=", b"node=a\nmachine=1\nro.serialno=S1\nro.build.fingerprint=F1\nsystem=", 1)
+    for what in (b"node=a", b"machine=1", b"ro.serialno=S1", b"ro.build.fingerprint=F1", b"Pixel 8"):
+        assert what in own and parse(own.replace(what, what + b"x")).identity != parse(own).identity, what
+    for what in (b"\ntime=", b"\nlease=", b"\ndf=", b"\nzone="):
+        assert what in own and parse(own.replace(what, what + b"1")).identity == parse(own).identity, what
+
+
 def test_a_lease_with_backslashes_survives_the_shell(tmp_path: Path) -> None:
     """dash's echo would read `\\c` and stop there."""
     home = tmp_path / "w" / "home"

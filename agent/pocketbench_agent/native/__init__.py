@@ -40,6 +40,7 @@ class Ask:
     warm_up_runs: int = 1
     warm_up_s: float = 0.0
     min_runs: int = 1
+    max_runs: int = 1
     min_time_s: float = 0.0
     max_time_s: float = 10.0
     loops: int = 1

@@ -99,11 +99,19 @@ def told(text: str, ask: Ask) -> Told:
         trouble = f"it benchmarked {said.rows[0].name} instead: this build is too old to be given a file (param=)"
     row = ours[-1] if ours else None
     gpu = ask.delegate in GPU
-    index = int(ask.options.get("gpu_device", "0")) if gpu else -1
     return Told(
         timed=Statistics(said.loops, row.mean * MS, row.least * MS, row.most * MS) if row and said.loops else None,
         warm_up=Statistics(WARM_UP_GPU if gpu else WARM_UP) if row else None,
-        # It does not say what took which layer, nor fails where it was built without Vulkan.
-        placement=Placement(adapter=dict(said.adapters).get(index, "") if gpu else "", used=ask.delegate),
+        placement=_placed(said, ask) if gpu else Placement(used=ask.delegate),
         trouble=trouble,
     )
+
+
+def _placed(said: Said, ask: Ask) -> Placement:
+    """It does not say what took which layer. Built without Vulkan it takes the GPU's number and computes on the CPU:
+    each GPU that it has is named before the model is loaded, and one that is not named has computed nothing.
+    """
+    adapter = dict(said.adapters).get(int(ask.options.get("gpu_device", "0")))
+    if adapter is None:
+        return Placement(known=True, coverage="none", used="cpu", evidence="the tool names no such GPU")
+    return Placement(adapter=adapter, used=ask.delegate)

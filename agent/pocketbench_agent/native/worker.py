@@ -83,6 +83,7 @@ def _ask(job: pb.Job, scratch: Path) -> Ask:
         warm_up_runs=plan.warm_up_min_runs or 1,
         warm_up_s=plan.warm_up_min_time_s,
         min_runs=plan.min_runs,
+        max_runs=plan.max_runs or 1,
         min_time_s=plan.min_time_s,
         max_time_s=plan.max_time_s,
         loops=min(plan.min_runs, plan.max_runs) or 1,
@@ -93,7 +94,7 @@ def _measure(program: Program, module: Tool, ask: Ask, version: str, emitter: Em
     learnt = Told()
     if module.LOOPED:
         learnt = _believed(program, module, replace(ask, loops=FEW, warm_up_runs=1, verbose=True))
-        ask = _looped(ask, learnt)
+        ask = _looped(ask, _mean_ns(learnt) or 1.0)
     before = conditions()
 
     coming = list(module.STAGES)
@@ -127,20 +128,19 @@ def _measure(program: Program, module: Tool, ask: Ask, version: str, emitter: Em
         emitter.send(placed=placed_event(known))
 
 
-def _looped(ask: Ask, learnt: Told) -> Ask:
-    """As many runs, and runs of warm-up before, as the plan's times take."""
-    mean_s = _mean_ns(learnt) / 1e9
+def _looped(ask: Ask, mean_ns: float) -> Ask:
+    """As many runs, and runs of warm-up before, as the plan's times take; no more runs than the plan allows."""
+    mean_s = mean_ns / 1e9
     most = max(1, math.floor(ask.max_time_s / mean_s))
+    loops = max(ask.loops, math.ceil(ask.min_time_s / mean_s))
     warm_up = max(ask.warm_up_runs, math.ceil(ask.warm_up_s / mean_s))
-    return replace(
-        ask, loops=min(most, max(ask.loops, math.ceil(ask.min_time_s / mean_s))), warm_up_runs=min(warm_up, most)
-    )
+    return replace(ask, loops=min(most, ask.max_runs, loops), warm_up_runs=min(most, warm_up))
 
 
-def _mean_ns(told: Told) -> float:
+def _mean_ns(told: Told) -> float | None:
     if told.samples_ns:
-        return max(1.0, sum(told.samples_ns) / len(told.samples_ns))
-    return max(1.0, (told.timed.mean_ns if told.timed is not None else None) or 1.0)
+        return sum(told.samples_ns) / len(told.samples_ns)
+    return told.timed.mean_ns if told.timed is not None else None
 
 
 def _profile(program: Program, module: Tool, ask: Ask, emitter: Emitter) -> None:
@@ -204,9 +204,12 @@ def _read(program: Program, module: Tool, ran: Ran, ask: Ask) -> Told:
     if ran.code:
         said = next((line for line in lines if "rror" in line or "xception" in line), lines[-1] if lines else "nothing")
         raise StageError(f"{program.name} ended with code {ran.code}, and says: {said[:300]}")
-    if not told.samples_ns and (told.timed is None or told.timed.mean_ns is None):
+    mean_ns = _mean_ns(told)
+    if mean_ns is None:
         said = f"; its last line is: {lines[-1][:200]}" if lines else ", and printed nothing"
         raise ProgramEnded(f"{program.name} ended without a result{said}")
+    if not mean_ns:
+        raise StageError(f"{program.name}: a mean of 0: one inference is shorter than the last digit that it prints")
     return told
 
 

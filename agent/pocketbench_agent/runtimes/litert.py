@@ -43,6 +43,7 @@ class _Interpreter:
         self._path, self._options = files[0], options
         self._interpreter = self._build(self._delegates(), not options.plain and self._xnnpack())
         inputs, outputs = self._shaped(options)
+        self._named = inputs
         self._in = [self._tensor(index) for _, index in inputs]
         self._out = [self._tensor(index) for _, index in outputs]
         self._read_into: list[Array] = []
@@ -113,6 +114,9 @@ class _Interpreter:
         try:
             asked = self._build(self._delegates(), xnnpack=False) if external else self._interpreter
             if external:
+                for alias, index in self._named:
+                    if alias in self._options.shapes:
+                        asked.resize_tensor_input(index, list(self._options.shapes[alias]), strict=True)
                 asked.allocate_tensors()
             ops = asked._get_ops_details()
             outputs = [detail["index"] for detail in asked.get_output_details()]

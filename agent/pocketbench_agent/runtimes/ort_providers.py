@@ -88,13 +88,14 @@ def _plugins() -> list[str]:
 
 
 def _made(name: str, delegate: str, options: Mapping[str, str], plugin: bool) -> Provider:
-    if not plugin:
-        return Provider(name, options)
-    package = importlib.import_module(PLUGINS[name])
+    package = importlib.import_module(PLUGINS[name]) if plugin else None
     backend = QNN_BACKENDS.get(delegate) if name == QNN else None
     if backend is not None and not {"backend_path", "backend_type"} & set(options):
-        options = {"backend_path": getattr(package, f"get_qnn_{backend}_path")(), **options}
-    return Provider(name, options, _devices(name, package.get_library_path()))
+        # A build that has the provider finds its backends by the loader, and takes one of its own choice where none is
+        # named. Their kind (`backend_type`) older builds do not know, and ignore.
+        path = getattr(package, f"get_qnn_{backend}_path")() if plugin else f"libQnn{backend.title()}.so"
+        options = {"backend_path": path, **options}
+    return Provider(name, options, _devices(name, package.get_library_path()) if package is not None else ())
 
 
 def _from_library(delegate: str, options: Mapping[str, str], library: Path) -> Provider:

@@ -115,18 +115,19 @@ def probe(
             yield _judged(case, process)
 
 
-def remember(name: str, fingerprint: str, found: Sequence[Ability]) -> None:
-    """For `bench devices`; a cache that cannot be written costs only that."""
-    doc = {"fingerprint": fingerprint, "time_unix_s": round(time.time()), "abilities": [asdict(one) for one in found]}
+def remember(name: str, identity: str, found: Sequence[Ability]) -> None:
+    """For `bench devices`; `identity` is the survey's. A cache that cannot be written costs only that."""
+    doc = {"identity": identity, "time_unix_s": round(time.time()), "abilities": [asdict(one) for one in found]}
     with suppress(OSError):
         _path(name).parent.mkdir(parents=True, exist_ok=True)
         _path(name).write_text(json.dumps(doc, indent=1))
 
 
-def remembered(name: str) -> list[Ability]:
-    """What was last found on that device; empty where nothing was, or it cannot be read."""
+def remembered(name: str, identity: str) -> list[Ability]:
+    """What was last found on that device; empty where nothing was, it cannot be read, or the name is another's now."""
     try:
-        return [Ability(**one) for one in json.loads(_path(name).read_text())["abilities"]]
+        doc = json.loads(_path(name).read_text())
+        return [Ability(**one) for one in doc["abilities"]] if doc["identity"] == identity else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

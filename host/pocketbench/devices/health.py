@@ -198,7 +198,8 @@ def _agent(
                 yield _null(name, session, Path(scratch))
                 yield _litert(name, session, Path(scratch), say)
                 if delegates:
-                    yield from _delegates(name, entry, session, Path(scratch), say)
+                    identity = survey(transport, entry).identity
+                    yield from _delegates(name, entry, identity, session, Path(scratch), say)
             yield from readings(session.observe(WINDOW_S))
         finally:
             session.close()
@@ -258,7 +259,7 @@ def _litert(name: str, session: Session, scratch: Path, say: Callable[[str], Non
 
 
 def _delegates(
-    name: str, entry: DeviceEntry, session: Session, scratch: Path, say: Callable[[str], None]
+    name: str, entry: DeviceEntry, identity: str, session: Session, scratch: Path, say: Callable[[str], None]
 ) -> Iterator[Finding]:
     """Each by a tiny model. One that is not there is no defect, and neither is one that does nothing: it is said."""
     found = []
@@ -268,7 +269,7 @@ def _delegates(
         if ability.took == "absent" and ability.delegate not in ("cpu", "gpu", "npu", "vulkan", *entry.delegates):
             continue
         yield Finding("delegate", "ok" if ability.works or ability.took == "absent" else "warning", ability.text)
-    abilities.remember(name, session.info.fingerprint, found)
+    abilities.remember(name, identity, found)
 
 
 def cores(device: Device) -> Iterator[Finding]:

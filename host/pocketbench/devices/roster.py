@@ -110,13 +110,13 @@ def judged(base: Row, told: Survey, held: str | None, tools: tuple[str, ...] | N
         remedy=remedy,
         survey=told,
         runtimes={} if why else _runtimes(base.transport, told.arch) if tools is None else {NATIVE: tools},
-        delegates=() if why else _delegates(base.name),
+        delegates=() if why else _delegates(base.name, told.identity),
     )
 
 
-def _delegates(name: str) -> tuple[str, ...]:
-    """`cpu`, and those that were seen to compute when the device was last checked for them."""
-    seen = (one.label for one in abilities.remembered(name) if one.works and one.delegate != "cpu")
+def _delegates(name: str, identity: str) -> tuple[str, ...]:
+    """`cpu`, and those that were seen to compute when this very device was last checked for them."""
+    seen = (one.label for one in abilities.remembered(name, identity) if one.works and one.delegate != "cpu")
     return ("cpu", *seen)
 
 

@@ -6,6 +6,7 @@ The script keeps to what Android's mksh and toybox, Debian's dash and busybox ha
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Callable
@@ -31,6 +32,8 @@ each() { k="$1"; shift; cat "$@" 2>/dev/null | while read -r l; do tell "$k" "$l
 line() { tell "$1" "$(grep -iE "$2" "$3" 2>/dev/null | head -n 1)"; }
 tell system "$(uname -s)"
 tell arch "$(uname -m)"
+tell node "$(uname -n)"
+tell machine "$(text /etc/machine-id)"
 printf 'elf='; head -c 5 /proc/$$/exe 2>/dev/null; echo
 tell time "$(date +%s)"
 tell workdir "$w"
@@ -50,7 +53,7 @@ tell soc "$(text /sys/devices/soc0/machine)"
 tell compatible "$(text /proc/device-tree/compatible)"
 if command -v getprop >/dev/null 2>&1; then
   for k in ro.product.manufacturer ro.product.model ro.soc.manufacturer ro.soc.model ro.board.platform \
-    ro.build.version.release ro.build.version.sdk; do tell "$k" "$(getprop "$k")"; done
+    ro.build.version.release ro.build.version.sdk ro.build.fingerprint ro.serialno; do tell "$k" "$(getprop "$k")"; done
 fi
 each zone /sys/class/thermal/thermal_zone*/type
 for p in /sys/devices/system/cpu/cpufreq/policy*/scaling_max_freq; do
@@ -83,6 +86,8 @@ class Survey:
     cpufreq: bool = False
     supplies: tuple[str, ...] = ()
     hwmon: tuple[str, ...] = ()
+    # Of this very device and its system; another board under the same name has another.
+    identity: str = ""
 
     @property
     def sensors(self) -> tuple[str, ...]:
@@ -117,14 +122,17 @@ def parse(answer: bytes) -> Survey:
         values = (_clean(told[key][0]) for key in keys if key in told)
         return next(filter(None, values), "")
 
+    model = _android_model(first("ro.product.manufacturer"), first("ro.product.model")) or first("model", "product")
+    soc, system = _soc(first), _os(first)
+    own = [first(key) for key in ("node", "machine", "ro.build.fingerprint", "ro.serialno")]
     return Survey(
         complete="end" in told,
         system=first("system"),
         arch=first("arch"),
         bits=BITS.get(told.get("elf", [""])[0][4:5]),
-        model=_android_model(first("ro.product.manufacturer"), first("ro.product.model")) or first("model", "product"),
-        soc=_soc(first),
-        os=_os(first),
+        model=model,
+        soc=soc,
+        os=system,
         workdir=told.get("workdir", [""])[0],
         free_bytes=df_free_bytes(first("df")),
         writable={"1": True, "0": False}.get(first("writable")),
@@ -135,6 +143,7 @@ def parse(answer: bytes) -> Survey:
         cpufreq=first("cpufreq") == "1",
         supplies=_all(told, "supply"),
         hwmon=_all(told, "hwmon"),
+        identity=hashlib.sha256("\n".join((model, soc, system, *own)).encode()).hexdigest()[:16],
     )
 
 

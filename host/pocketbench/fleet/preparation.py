@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from pocketbench.fleet.link import Link
 from pocketbench.fleet.restore import CommandFailed, Journal, run_here
 
 Say = Callable[[str], None]
+
+# A setting may take a moment to show.
+SETTLE_S, LOOK_S = 2.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ SETTINGS: Mapping[str, Setting] = {
     "battery_saver": Setting("settings get global low_power", "[01]", "1", "0", "cmd power set-mode {value}"),
     "doze": Setting("dumpsys deviceidle enabled", "[01]", "1", "0", "dumpsys deviceidle {word}"),
     "screen": Setting(
-        "dumpsys power | grep -qE 'mWakefulness=Awake' && echo 224 || echo 223",
+        'case "$(dumpsys power)" in *mWakefulness=Awake*) echo 224 ;; *mWakefulness=*) echo 223 ;; esac',
         "22[34]",
         "224",
         "223",
@@ -97,7 +101,7 @@ def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link, s
         return
     Journal(device).remember(name, "device", setting.command(before))
     link.shell(setting.command(value))
-    if _ask(link, setting) != value:
+    if not _holds(link, setting, setting.command(value)):
         say(f"prepare: {name} could not be set")
 
 
@@ -106,16 +110,32 @@ def _ask(link: Link, setting: Setting) -> str | None:
     return answer if re.fullmatch(setting.answer, answer) else None
 
 
+def _holds(link: Link, setting: Setting, command: str) -> bool | None:
+    """Is it as that command makes it? None where it cannot be read."""
+    until = time.monotonic() + SETTLE_S
+    while (now := _ask(link, setting)) is not None:
+        if setting.command(now) == command:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(LOOK_S)
+    return None
+
+
 def _put_back(device: str, link: Link, say: Say) -> None:
     """Everything that the journal has of the device; what fails stays in it for the next run."""
     journal = Journal(device)
     for what, where, command in journal.pending():
         if where == "device":
             try:
-                if link.shell(command).code == 0:
+                code = link.shell(command).code
+                setting = SETTINGS.get(what)
+                held = _holds(link, setting, command) if setting is not None else None
+                # One that could not be set cannot be put back either, and is as it was.
+                if held or (held is None and code == 0):
                     journal.forget(what)
                     continue
-                why = f"{command!r} failed"
+                why = f"{command!r} {'failed' if code else 'changed nothing'}"
             except DeviceError as error:
                 why = str(error)
             say(f"{what} could not be put back: {why}; the next run tries again")

@@ -1,0 +1,198 @@
+"""`prepare:` through the command line: a phone whose settings are set and put back, behind the ADB daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.adb_clients import adb_of_its_own, daemon
+from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, wait_until
+from tests.peers import native_tool
+
+TFLITE = DIGITS / "digits-int8.tflite"
+TOLD = ROOT / "tests" / "data" / "native" / "benchmark_model-2.19-gpu-full.txt"
+# What AOSP's programs of these names do to a setting: a file below $STATE, and a line of `log` for each change.
+# `deaf` there names settings that stay as they are, and the exit code of who tries.
+PROGRAM = """#!/bin/sh
+get() { cat "$STATE/$1" 2>/dev/null || echo null; }
+put() {
+    while read -r name code; do [ "$name" = "$1" ] && exit "$code"; done < "$STATE/deaf"
+    echo "$2" > "$STATE/$1"; echo "$1=$2" >> "$STATE/log"
+}
+case "${0##*/} $*" in
+    "settings get global "*) get "$3" ;;
+    "settings put global "*) put "$3" "$4" ;;
+    "cmd connectivity airplane-mode enable") put airplane_mode_on 1 ;;
+    "cmd connectivity airplane-mode disable") put airplane_mode_on 0 ;;
+    "cmd power set-mode "*) put low_power "$3" ;;
+    "dumpsys deviceidle enabled") get deep_idle ;;
+    "dumpsys deviceidle enable") put deep_idle 1 ;;
+    "dumpsys deviceidle disable") put deep_idle 0 ;;
+    "dumpsys power") printf '  mWakefulness=%s\\n  mWakefulnessChanging=false\\n' "$(get awake)" ;;
+    "input keyevent 224") put awake Awake ;;
+    "input keyevent 223") put awake Asleep ;;
+    *) exit 1 ;;
+esac
+"""
+NAMES = ("stay_awake", "airplane_mode", "battery_saver", "doze", "screen")
+BEFORE = {
+    "stay_on_while_plugged_in": "3",
+    "airplane_mode_on": "0",
+    "low_power": "1",
+    "deep_idle": "1",
+    "awake": "Dozing",
+}
+AFTER = {**BEFORE, "awake": "Asleep"}
+WANTED = "prepare: {stay_awake: true, airplane_mode: true, battery_saver: false, doze: false, screen: true}"
+PREPARED = {
+    "stay_on_while_plugged_in": "7",
+    "airplane_mode_on": "1",
+    "low_power": "0",
+    "deep_idle": "0",
+    "awake": "Awake",
+}
+
+
+@dataclass(frozen=True)
+class Phone:
+    """One on a cable, as far as the host can tell: an adb server has it by a serial number."""
+
+    bench: Bench
+    serial: str
+    state: Path
+
+    def describe(self, prepare: str = "", how: str = "normal") -> None:
+        """A devices.yaml with it."""
+        tool = native_tool.write(self.bench.home / how / "benchmark_model", TOLD, how)
+        (self.bench.home / "devices.yaml").write_text(
+            f"devices:\n  phone:\n    transport: adb\n    serial: '{self.serial}'\n    python: host\n"
+            f"    workdir: {self.bench.home}/there\n    native_tools: {{benchmark_model: {tool}}}\n    {prepare}\n"
+        )
+
+    def measure(self) -> str:
+        """A run; what it said meanwhile."""
+        ended = self.bench(*self.words, *QUICK)
+        assert ended.code == 0, ended.stderr
+        return ended.stderr
+
+    @property
+    def words(self) -> tuple[object, ...]:
+        """Of the command line."""
+        return ("--device", "phone", "--model", TFLITE, "--runtime", "native", "--delegate", "gpu")
+
+    def deaf(self, **codes: int) -> None:
+        """These settings stay as they are from now on; what their programs end with."""
+        (self.state / "deaf").write_text("".join(f"{name} {code}\n" for name, code in codes.items()))
+
+    def settings(self) -> Mapping[str, str]:
+        """As they are."""
+        return {name: (self.state / name).read_text().strip() for name in BEFORE}
+
+    def changes(self) -> list[str]:
+        """All that were made, in their order."""
+        log = self.state / "log"
+        return log.read_text().split() if log.exists() else []
+
+
+@pytest.fixture
+def phone(bench: Bench) -> Iterator[Phone]:
+    """Behind an adb server of its own."""
+    with _phone(bench) as made:
+        yield made
+
+
+@contextmanager
+def _phone(bench: Bench) -> Iterator[Phone]:
+    state, root = bench.home / "state", bench.home / "phone"
+    state.mkdir()
+    for name, value in BEFORE.items():
+        (state / name).write_text(f"{value}\n")
+    for name in ("settings", "cmd", "dumpsys", "input"):
+        program = root / "bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(PROGRAM)
+        program.chmod(0o755)
+    with daemon(root, STATE=str(state)) as device, adb_of_its_own(bench.home) as server:
+        server("connect", device.address)
+        bench.environment["ANDROID_ADB_SERVER_PORT"] = str(server.port)
+        made = Phone(bench, device.address, state)
+        made.deaf()
+        yield made
+
+
+def journal(bench: Bench, device: str = "phone") -> list[str]:
+    """What is still to be put back."""
+    path = bench.home / "xdg_state_home" / "pocketbench" / "restore" / f"{device}.json"
+    return [what for what, _, _ in json.loads(path.read_text())] if path.exists() else []
+
+
+def test_a_phone_is_prepared_and_put_back(phone: Phone) -> None:
+    """Each setting once there and once back, the last change first."""
+    phone.describe(WANTED)
+    said = phone.measure()
+    changes = phone.changes()
+    assert sorted(changes[:5]) == sorted(f"{name}={value}" for name, value in PREPARED.items()), said
+    assert [change.partition("=")[0] for change in changes[5:]] == [
+        change.partition("=")[0] for change in reversed(changes[:5])
+    ]
+    assert (phone.settings(), journal(phone.bench), "prepare:" in said) == (AFTER, [], False), said
+    phone.describe("prepare: {battery_saver: true, doze: true}")
+    phone.measure()
+    assert len(phone.changes()) == 10, "what is as it is wanted is left alone"
+
+
+def test_a_phone_is_put_back_after_a_host_that_was_killed(phone: Phone) -> None:
+    """By the next run, which wants none of it; what cannot be put back then by the one after it, and that a program
+    ends with 0 is no proof.
+    """
+    phone.describe(WANTED, "hangs")
+    running = phone.bench.start(*phone.words, *QUICK)
+    hung = wait_until(lambda: phone.settings() == PREPARED, 30)
+    running.kill()
+    said = running.communicate(timeout=30)
+    assert hung, said
+    assert (phone.settings(), len(journal(phone.bench))) == (PREPARED, 5)
+    phone.deaf(low_power=0, deep_idle=1)
+    phone.describe()
+    told = phone.measure()
+    assert "battery_saver could not be put back: 'cmd power set-mode 1' changed nothing; the next run tries" in told
+    assert "doze could not be put back: 'dumpsys deviceidle enable' failed; the next run tries" in told
+    assert phone.settings() == {**AFTER, "low_power": "0", "deep_idle": "0"}
+    assert sorted(journal(phone.bench)) == ["battery_saver", "doze"]
+    phone.deaf()
+    assert "put back" not in phone.measure()
+    assert (phone.settings(), journal(phone.bench)) == (AFTER, [])
+
+
+def test_what_could_not_be_set_need_not_be_put_back(phone: Phone) -> None:
+    """It is said once, and no later run speaks of it; whether the program admits it or not."""
+    phone.deaf(**{name: code % 2 for code, name in enumerate(BEFORE)})
+    phone.describe(WANTED)
+    said = phone.measure()
+    for name in NAMES:
+        assert f"prepare: {name} could not be set" in said, said
+    assert ("put back" in said, journal(phone.bench), phone.settings()) == (False, [], BEFORE), said
+
+
+def test_a_link_that_needs_the_radio_keeps_it(phone: Phone) -> None:
+    """Airplane mode over Wi-Fi."""
+    phone.describe("prepare: {airplane_mode: true}")
+    path = phone.bench.home / "devices.yaml"
+    path.write_text(path.read_text().replace("serial:", "address:"))
+    assert "airplane_mode is left alone: it would cut the link" in phone.measure()
+    assert phone.changes() == []
+
+
+def test_what_is_no_phone_is_left_alone(bench: Bench) -> None:
+    """Nothing can be read, nothing is written down, and no later run speaks of it."""
+    (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {WANTED}}}\n")
+    told = ("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK)
+    ended = bench(*told)
+    for name in NAMES:
+        assert f"prepare: {name} cannot be read on this device, and is left alone" in ended.stderr
+    assert ("put back" in ended.stderr, journal(bench, "local")) == (False, [])
