@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import zipfile
 from pathlib import Path, PurePosixPath
 
 from pocketbench_agent.cache import BlobCache
 from pocketbench_agent.rpc import agent_pb2 as pb
+
+_unpacking = threading.Lock()
 
 
 class JobError(Exception):
@@ -59,23 +62,51 @@ def _safe(path: str) -> PurePosixPath:
 
 
 def _unpack(archive: pb.File, cache: BlobCache, home: Path) -> None:
+    # A host whose call took too long asks again while the first one still unpacks.
+    with _unpacking:
+        if not runtime_folder(archive, home).is_dir():
+            _unpack_anew(archive, cache, home)
+
+
+def _unpack_anew(archive: pb.File, cache: BlobCache, home: Path) -> None:
     folder = runtime_folder(archive, home)
-    if folder.is_dir():
-        return
     source = cache.path(archive.sha256)
     if source is None:
         raise JobError(f"the runtime {archive.path!r} is not in the cache")
+    # An agent that ends may still be unpacking; what it has so far is its own.
     for left in folder.parent.glob(f"{folder.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if not _is_alive(left.suffix[1:]):
+            shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_suffix(f".{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         with zipfile.ZipFile(source) as packed:
             packed.extractall(partial)
+            files = {entry.filename for entry in packed.infolist() if not entry.is_dir()}
     except zipfile.BadZipFile as error:
         raise JobError(f"the runtime {archive.path!r} is not a zip archive: {error}") from error
+    if sum(path.is_file() for path in partial.rglob("*")) < len(files):
+        raise JobError(f"the runtime {archive.path!r} was removed while it was unpacked: try again")
     # The folder stands for a whole runtime from now on, and must do so after a power cut too.
     os.sync()
-    partial.replace(folder)
+    try:
+        partial.replace(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    if not pid.isdigit() or pid == str(os.getpid()):
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def runtime_folder(archive: pb.File, home: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,13 +117,41 @@ def test_a_runtime_is_unpacked_once(home: Path, blobs: BlobCache) -> None:
     with pytest.raises(JobError, match=r"'runtime\.zip' is not in the cache"):
         prepare_files(job("m", runtime_archive=file), home / "files", blobs, home)
     blobs.put(file.sha256, 0, len(data), iter([data]))
-    left = runtime_folder(file, home).with_suffix(".12345")
+    left = runtime_folder(file, home).with_suffix(".999999999")
     left.mkdir(parents=True)
     for _ in range(2):
         prepare_files(job("m", runtime_archive=file), home / "files", blobs, home)
         assert (runtime_folder(file, home) / "package" / "__init__.py").read_text() == "x = 1"
     assert [p for p in home.parent.rglob("escaped.py") if not p.is_relative_to(home / "runtimes")] == []
     assert [p.name for p in (home / "runtimes").iterdir()] == [file.sha256.hex()[:32]]
+
+
+def test_a_runtime_of_which_a_part_went_is_not_taken_for_a_whole_one(
+    home: Path, blobs: BlobCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another agent of the same home, that is just ending, is not cleaned up after; and what is unpacked counts."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in ("first", "second"):
+            archive.writestr(f"{name}/__init__.py", "x = 1")
+    data = stream.getvalue()
+    file = pb.File(path="runtime.zip", sha256=hashlib.sha256(data).digest())
+    blobs.put(file.sha256, 0, len(data), iter([data]))
+    theirs = runtime_folder(file, home).with_suffix(f".{os.getppid()}")
+    theirs.mkdir(parents=True)
+    extract = zipfile.ZipFile.extractall
+
+    def disturbed(self: zipfile.ZipFile, target: Path) -> None:
+        extract(self, target)
+        shutil.rmtree(target / "first")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zipfile.ZipFile, "extractall", disturbed)
+        with pytest.raises(JobError, match="was removed while it was unpacked"):
+            prepare_files(job("m", runtime_archive=file), home / "files", blobs, home)
+    assert not runtime_folder(file, home).exists() and theirs.exists()
+    prepare_files(job("m", runtime_archive=file), home / "files", blobs, home)
+    assert (runtime_folder(file, home) / "first" / "__init__.py").exists() and theirs.exists()
 
 
 def test_a_runtime_that_is_no_archive_is_refused(home: Path, blobs: BlobCache) -> None:
