@@ -164,6 +164,7 @@ def test_a_tool_is_measured_from_here(bench: Bench, device: Device) -> None:
         **{"model": "Acme Phone 3", "soc": None, "os": "Android 9", "kernel": "4.9.186-acme", "cpu": "Acme X1"},
         "boot_id": bare_device.FACTS["proc/sys/kernel/random/boot_id"].strip(),
         "fingerprint": bare["device_info"]["fingerprint"],
+        "clusters": None,
     }
     assert bare["device_info"]["fingerprint"] != local_row["device_info"]["fingerprint"]
     assert (bare["load_avg"], bare["temperature_c"]["max"], bare["cpu_mhz"]["ceiling"]) == (7.25, 41.5, 1456.0)
