@@ -62,7 +62,7 @@ def _safe(path: str) -> PurePosixPath:
 
 
 def _unpack(archive: pb.File, cache: BlobCache, home: Path) -> None:
-    # A host whose call took too long asks again while the first one still unpacks.
+    # A job and a scoring call may want the same one at once.
     with _unpacking:
         if not runtime_folder(archive, home).is_dir():
             _unpack_anew(archive, cache, home)

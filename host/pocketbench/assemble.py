@@ -146,7 +146,7 @@ def assemble(
         memory_mb=_memory(good),
         energy=energy.found.energy if energy is not None else None,
         temperature_c=_temperature(good),
-        cpu_mhz=_clock(good, context.device.clusters if context.device is not None and case.cpus else (), case.cpus),
+        cpu_mhz=_clock(good, context.device.clusters if context.device is not None else (), case.cpus),
         profile=_profile(profile) if profile else None,
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,

@@ -299,10 +299,9 @@ class Lane:
             if key in done:
                 continue
             # Of a run that was cut: what was scored feeds the timed runs as before, else it is scored anew.
-            if key in self._scores and (self.inputs is not None or self._scoring.feed(case)):
-                done.add(key)
-                continue
             done.add(key)
+            if key in self._scores and (self.inputs is not None or self._scoring.feed(case)):
+                continue
             self.progress.step(self.device, f"accuracy: {case.label}")
             scored = self._scoring.score(case)
             if scored is None:
