@@ -43,7 +43,7 @@ slow-devices slow-host slow-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SLOW) || $(BIN)/python -m pytest $(SLOW) $(AGAIN)
 
 SOAK_MINUTES ?= 60
-soak: $(VENV)/.dev  ## A lab under random faults from a seed, for an hour (SOAK_MINUTES): nothing is lost, nothing grows.
+soak: peers $(VENV)/.dev  ## A lab under random faults from a seed, for an hour (SOAK_MINUTES): nothing is lost, nothing grows.
 	$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
 
 ACCEL := tests/accel -o cache_dir=build/cache/accel
