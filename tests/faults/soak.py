@@ -150,7 +150,7 @@ def soak(home: Path, minutes: float, seed: int) -> list[str]:
     dice = random.Random(seed)
     with lab(home) as (made, links):
         names = [*LOCAL, "phone", *(["board"] if len(links) > 1 else [])]
-        print(f"devices: {' '.join(names)}" + ("" if "board" in names else "; no SSH server here, or not root"), flush=True)
+        print("devices:", *names, "" if "board" in names else "(no SSH server here, or not root)", flush=True)
         models = [made.bench.null(f"m{n}", sleep_ms=1 + n % 5) for n in range(max(2, round(minutes * MODELS_A_MINUTE)))]
         words = [word for name in names for word in ("--device", name)]
         words += [word for model in models for word in ("--model", str(model))]

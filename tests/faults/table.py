@@ -295,7 +295,7 @@ FAULTS: Sequence[Fault] = (
           "dropped: two devices make no result together",
           None, None, 0, "tests/unit/test_lab_store.py::test_what_was_spooled_of_a_share_that_another_device_has"),
     Fault("A lab", "a worker is stopped",
-          "what it had begun waits again",
+          "what it had begun waits again, first in line, and may still be tried as often",
           "OK", None, 0, f"{SLOW_LAB}::test_a_worker_that_is_stopped_gives_its_work_back"),
     Fault("A lab", "who asked is killed",
           "the lab measures all the same; `--resume` collects it",

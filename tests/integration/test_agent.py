@@ -139,7 +139,7 @@ def test_an_old_epoch_can_neither_start_nor_renew(running: RunningAgent, tmp_pat
         old._stub.Lease(pb.LeaseRequest(op=pb.LeaseRequest.RELEASE, epoch=old._epoch), metadata=old._metadata())
         with session(running, "new") as new:
             assert new._epoch > old._epoch
-            with pytest.raises(DeviceBusy, match="held by new"):
+            with pytest.raises(DeviceLost, match="held by new"):
                 old.measure(case, QUICK, NONE, 0, "measured")
             renewed = old._stub.Lease(
                 pb.LeaseRequest(op=pb.LeaseRequest.RENEW, epoch=old._epoch, ttl_s=90), metadata=old._metadata()

@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from pocketbench.deploy.agent import RunningAgent
-from pocketbench.errors import DeviceBusy
+from pocketbench.errors import DeviceBusy, DeviceLost
 from pocketbench.session.session import Session
 from pocketbench_agent.rpc import agent_pb2 as pb
 from tests.integration.agents import stub
@@ -94,7 +94,7 @@ def test_the_second_agent_passes_on_the_first(tmp_path: Path) -> None:
         with pytest.raises(DeviceBusy, match=r"pi5: in use by ann for \d+ s more"):
             other.open()
         other.open(gone=lambda holder: holder == "ann")
-        with pytest.raises(DeviceBusy, match="held by bob"):
+        with pytest.raises(DeviceLost, match="held by bob"):
             one.observe(0.0)
         other.close()
         assert wait_until(lambda: first.process.poll() == 0, 10), "the lease was given back: it ends"

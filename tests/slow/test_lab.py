@@ -51,6 +51,10 @@ def test_a_worker_that_is_stopped_gives_its_work_back(lab: Lab) -> None:
     assert [(row["state"], row["where"]) for row in lab.queue()] == [("waits, attempt 2", "no worker")]
     (lab.bench.home / "lab-b.log").unlink()
     lab.begin("lab-b")
+    # The stop was no try: what is lost after it is begun once more, as ever.
+    assert wait_until(lambda: bool(lab.bodies()), 30)
+    for pid in lab.bodies():
+        os.kill(pid, signal.SIGKILL)
     stdout, stderr = running.communicate(timeout=90)
     assert running.returncode == 0, stderr
     assert json.loads(stdout)["results"][0]["status"] == "OK"

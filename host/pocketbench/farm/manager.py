@@ -17,7 +17,7 @@ from procrastinate.manager import JobManager
 from psycopg.errors import ForeignKeyViolation, RaiseException
 
 from pocketbench.farm.bays import Bays
-from pocketbench.farm.queue import ATTEMPTS, RUNNING, TASK, WAITING
+from pocketbench.farm.queue import ATTEMPTS, RUNNING, TASK, WAITING, losses
 
 AGAIN_S = 1.0
 # A worker without a heartbeat for so long has gone; it beats every 10 s.
@@ -142,7 +142,7 @@ class LabManager(JobManager):
         assert job.id is not None
         name = f"{job.task_kwargs.get('share')} of {job.task_kwargs.get('run_id')}"
         for now in await self.list_jobs_async(id=job.id, status=RUNNING, worker_id=job.worker_id):
-            if now.attempts + 1 < ATTEMPTS:
+            if losses(now) + 1 < ATTEMPTS:
                 await self.retry_job_by_id_async(job.id, retry_at=datetime.now(UTC))
                 return f"{name}: its worker has gone: it waits for another"
             await self.finish_job_by_id_async(job.id, Status.FAILED, delete_job=False)

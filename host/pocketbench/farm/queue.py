@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from procrastinate.jobs import Job
 
 TASK = "pocketbench.measure"
-# How often a share is begun, before its cases are LOST.
+# How often a share is begun in vain, before its cases are LOST.
 ATTEMPTS = 2
 WAITING, RUNNING = "todo", "doing"
 
@@ -163,6 +163,13 @@ def prepare(app: App) -> None:
     except ConnectorException:
         if not app.check_connection():
             raise
+
+
+def losses(job: Job) -> int:
+    """How often it was begun in vain. A worker that is stopped is no loss: what it gives back comes first, and its
+    priority counts how often.
+    """
+    return job.attempts - job.priority
 
 
 def _id(job: Job) -> int:

@@ -22,7 +22,7 @@ from pocketbench.devices.discover import identity
 from pocketbench.errors import DeviceError, StoreError, UsageError
 from pocketbench.farm.bays import Bays
 from pocketbench.farm.care import Care
-from pocketbench.farm.queue import ATTEMPTS, TASK, missing, pool_arguments, quiet
+from pocketbench.farm.queue import ATTEMPTS, TASK, losses, missing, pool_arguments, quiet
 from pocketbench.store import lab
 from pocketbench.store import lease as leases
 from pocketbench.store.lab import CLAIM_S, Claim
@@ -232,13 +232,15 @@ def _strategy() -> Any:
     from procrastinate import BaseRetryStrategy, RetryDecision
 
     class Once(BaseRetryStrategy):
-        """Once more, where another try may help."""
+        """Once more, where another try may help; always, where its worker was stopped."""
 
         def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
             """None: it stays as it is."""
             stopped = isinstance(exception.__cause__, asyncio.CancelledError)
-            more = isinstance(exception, Unfinished) and exception.again and job.attempts + 1 < ATTEMPTS
-            return RetryDecision() if stopped or more else None
+            if stopped:
+                return RetryDecision(priority=job.priority + 1)
+            more = isinstance(exception, Unfinished) and exception.again and losses(job) + 1 < ATTEMPTS
+            return RetryDecision() if more else None
 
     return Once()
 

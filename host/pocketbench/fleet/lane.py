@@ -233,8 +233,7 @@ class Lane:
             except NotReachable as error:
                 self._failures[case.key].append(case_reason("not_available", str(error)))
                 return
-            except (DeviceLost, DeviceBusy) as error:
-                # Busy: the lease ended while this host stood still; it is taken again if nobody else has it.
+            except DeviceLost as error:
                 if self.stop.is_set():
                     return
                 lost = str(error)

@@ -334,8 +334,7 @@ class Session:
         message = f"{self.device}: {_detail(error)}"
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in message:
             return NoSpaceOnDevice(message)
-        if code == grpc.StatusCode.PERMISSION_DENIED:
-            return DeviceBusy(message)
+        # Denied is a lease that ended while this host stood still: whoever opens the device anew sees who has it now.
         return DeviceLost(message)
 
 
