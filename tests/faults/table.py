@@ -220,7 +220,7 @@ FAULTS: Sequence[Fault] = (
           "64 suffice",
           "OK", None, 0, f"{HOSTS}::test_few_files_may_be_open"),
     Fault("The host", "there is no room for temporary files",
-          "an error in a line, or none",
+          "refused before anything runs",
           None, None, 2, f"{HOSTS}::test_no_room_for_temporary_files"),
     Fault("The host", "a devices.yaml of aliases without end, or of Python's tags",
           "refused before anything runs",
