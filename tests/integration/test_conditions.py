@@ -111,15 +111,17 @@ def test_a_zone_of_whole_degrees_alone_is_no_thermal_sensor(bench: Bench) -> Non
     assert "no_thermal_sensor" in {r["code"] for r in result["reasons"]}
 
 
-def test_what_android_says_of_heat_and_battery_saver_counts(bench: Bench) -> None:
+def test_what_android_says_of_heat_and_savings_counts(bench: Bench) -> None:
     root = bench.home / "root"
     status = "printf 'IsStatusOverride: false\\nThermal Status: 2\\n'"
     put(root, "system/bin/dumpsys", f"#!/bin/sh\n[ $1 = thermalservice ] && {status}").chmod(0o755)
     put(root, "system/bin/settings", "#!/bin/sh\necho 1").chmod(0o755)
+    put(root, "proc/self/cpuset", "/background")
     bench.environment["POCKETBENCH_ROOT"] = str(root)
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--format", "json")
     found = {r["code"]: r["severity"] for r in ended.results[0]["reasons"]}
-    assert ended.code == 3 and (found["throttled"], found["battery_saver"]) == ("invalid", "warn")
+    assert (ended.code, found["throttled"]) == (3, "invalid")
+    assert (found["battery_saver"], found["background_cpuset"]) == ("warn", "warn")
 
 
 def test_a_scenario_is_measured_again_as_it_was(bench: Bench) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +43,7 @@ case "${0##*/} $*" in
 esac
 """
 NAMES = ("stay_awake", "airplane_mode", "battery_saver", "doze", "screen")
+ROOTS = "prepare: {wake_lock: true, foreground: true}"
 BEFORE = {
     "stay_on_while_plugged_in": "3",
     "airplane_mode_on": "0",
@@ -196,3 +200,63 @@ def test_what_is_no_phone_is_left_alone(bench: Bench) -> None:
     for name in NAMES:
         assert f"prepare: {name} cannot be read on this device, and is left alone" in ended.stderr
     assert ("put back" in ended.stderr, journal(bench, "local")) == (False, [])
+
+
+@pytest.fixture
+def kernel(bench: Bench) -> Iterator[Path]:
+    """A root folder with the kernel's own cpusets, as Android's init makes them, and the files of its wake locks."""
+    root = bench.home / "root"
+    cpusets, power = root / "dev/cpuset", root / "sys/power"
+    cpusets.mkdir(parents=True)
+    power.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "cgroup", "-o", "cpuset,noprefix", "none", cpusets], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cpusets cannot be mounted here: {mounted.stderr.strip()}")
+    group = cpusets / "foreground"
+    try:
+        group.mkdir()
+        for name in ("cpus", "mems"):
+            path = next(one for one in (cpusets / name, cpusets / f"cpuset.{name}") if one.exists())
+            (group / path.name).write_text(path.read_text())
+        (power / "wake_lock").touch()
+        os.mkfifo(power / "wake_unlock")
+        threading.Thread(target=_unlock, args=(power,), daemon=True).start()
+        bench.environment["POCKETBENCH_ROOT"] = str(root)
+        yield root
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split() if group.exists() else ():
+            (cpusets / "cgroup.procs").write_text(pid)
+        if group.exists():
+            group.rmdir()
+        subprocess.run(["umount", cpusets], check=True)
+
+
+def _unlock(power: Path) -> None:
+    """What the kernel does where a name is written to wake_unlock."""
+    while power.exists():
+        if (power / "wake_unlock").read_text():
+            (power / "wake_lock").write_text("")
+
+
+def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, kernel: Path) -> None:
+    """A wake lock, and the agent with its workers in another cpuset; both put back, by the next run where it has to."""
+    (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {ROOTS}}}\n")
+    lock = kernel / "sys/power/wake_lock"
+    told = ("--device", "local", "--model", bench.null(sleep_ms=1000), *QUICK)
+
+    def cpusets() -> set[str]:
+        return {Path(f"/proc/{pid}/cpuset").read_text().strip() for pid in bench.agents()}
+
+    running = bench.start(*told)
+    moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets() == {"/foreground"}, 30)
+    assert (moved, lock.read_text()) == (True, "pocketbench\n"), (cpusets(), bench.agents())
+    running.kill()
+    running.communicate(timeout=30)
+    assert wait_until(lambda: not bench.agents(), 30)
+    assert sorted(journal(bench, "local")) == ["foreground", "wake_lock"]
+    (bench.home / "devices.yaml").unlink()
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK)
+    assert (ended.code, "put back" in ended.stderr, journal(bench, "local")) == (0, False, []), ended.stderr
+    assert wait_until(lambda: lock.read_text() == "", 10)

@@ -35,7 +35,9 @@ PLANTED: Mapping[str, str] = {
     "worker_died": f"{RUN}::test_a_model_that_fails_under_a_workload_fails_as_without",
     "workload_failed": f"{RUN}::test_a_workload_that_calls_exit_is_a_failed_case",
     "throttled": f"{CONDITIONS}::test_throttled_is_invalid",
-    "battery_saver": f"{CONDITIONS}::test_what_android_says_of_heat_and_battery_saver_counts",
+    **dict.fromkeys(
+        ("battery_saver", "background_cpuset"), f"{CONDITIONS}::test_what_android_says_of_heat_and_savings_counts"
+    ),
     "energy_clock": f"{CONDITIONS}::test_a_plug_that_answers_late_has_no_clock",
     "energy_unavailable": f"{CONDITIONS}::test_a_plug_on_the_wall_is_a_meter",
     **dict.fromkeys(

@@ -276,7 +276,11 @@ esac"""
 def test_android_tells_heat_battery_and_rails(root: Path) -> None:
     program(root, "dumpsys", DUMPSYS)
     program(root, "settings", "echo 1")
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/cpuset").write_text("/foreground\n")
     assert values("android", 2) == {("android", "thermal_status"): [2, 2], ("android", "battery_saver"): [1]}
+    (root / "proc/self/cpuset").write_text("/system-background\n")
+    assert values("android", 1)["android", "background"] == [1]
     assert values("dumpsys") == {
         ("battery:dumpsys", "voltage"): [4123],
         ("battery:dumpsys", "charge"): [2345000],

@@ -181,6 +181,10 @@ def test_throttled_is_what_the_sustained_scenario_asks_for() -> None:
     only(replace(hot, sustained=True), "throttled", "warn")
 
 
+def test_background_cpuset() -> None:
+    only(one(reads(Reading("android", "background", "flag", (BEGIN_NS,), (1,)))), "background_cpuset", "warn")
+
+
 def test_battery_saver() -> None:
     only(one(reads(Reading("android", "battery_saver", "flag", (BEGIN_NS,), (1,)))), "battery_saver", "warn")
     assert loud(each(reads(Reading("android", "battery_saver", "flag", (BEGIN_NS,), (0,))))) == {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pocketbench_agent import device_info
 from pocketbench_agent.meters import tools
 from pocketbench_agent.meters.sysfs import Series
 from pocketbench_agent.rpc import agent_pb2 as pb
@@ -23,6 +24,8 @@ BATTERY = (
     (r"^\s*voltage: (\d{1,7})\s*$", "battery:dumpsys", "voltage", "mv"),
     (r"^\s*Charge counter: (-?\d{1,12})\s*$", "battery:dumpsys", "charge", "uah"),
 )
+# Cpusets of what nobody looks at (AOSP's task_profiles.json): some of the cores, mostly the little ones.
+BACKGROUND = ("/background", "/system-background", "/restricted")
 SUPPLY = re.compile(r"^\s*(AC|USB|Wireless|Dock) powered: (true|false)\s*$", re.MULTILINE)
 
 
@@ -43,7 +46,7 @@ class _Dumpsys:
 
 
 class Android(_Dumpsys):
-    """Thermal status, and once whether the battery saver is on."""
+    """Thermal status, and once whether the battery saver is on and whether we run in the background."""
 
     missing = "dumpsys thermalservice tells no status"
     _asked = False
@@ -52,6 +55,8 @@ class Android(_Dumpsys):
         """Read once."""
         if self._program:
             self._series.add("android", "thermal_status", "status", mono_ns, parse_thermal(_ask("thermalservice")))
+        if not self._asked and device_info.read_text("/proc/self/cpuset") in BACKGROUND:
+            self._series.add("android", "background", "flag", mono_ns, 1)
         settings = None if self._asked else tools.find("settings")
         self._asked = True
         if settings:

@@ -61,6 +61,8 @@ class Prepare(_Strict):
     battery_saver: bool | None = None
     doze: bool | None = None
     screen: bool | None = None
+    wake_lock: bool | None = None
+    foreground: bool | None = None
 
 
 class DelegateEntry(_Strict):

@@ -1,6 +1,8 @@
 """A device made ready for measuring (`prepare:` in devices.yaml), and put back as it was, also after a crash.
 
-Android's own commands, as AOSP documents them; run by the device's shell. None of it was seen on a phone yet.
+Android's own commands, as AOSP documents them, and the kernel's files (wake locks as in its
+Documentation/power, cpusets as Android's init makes them), which only root may write; run by the device's shell. None
+of it was seen on a phone yet. POCKETBENCH_ROOT is empty on a device.
 """
 
 from __future__ import annotations
@@ -57,6 +59,23 @@ SETTINGS: Mapping[str, Setting] = {
         "224",
         "223",
         "input keyevent {value}",
+    ),
+    "wake_lock": Setting(
+        'file="$POCKETBENCH_ROOT/sys/power/wake_lock"; test -w "$file" && case " $(cat "$file") " in '
+        '*" pocketbench "*) echo wake_lock ;; *) echo wake_unlock ;; esac',
+        "wake_(un)?lock",
+        "wake_lock",
+        "wake_unlock",
+        'echo pocketbench > "$POCKETBENCH_ROOT/sys/power/"{value}',
+    ),
+    # Of the agent and what it has begun already; its workers inherit it.
+    "foreground": Setting(
+        "cat \"/proc/$(pgrep -f '[p]ocketbench_agent --home' | head -n 1)/cpuset\"",
+        r"/[\w./-]{0,100}",
+        "/foreground",
+        "/background",
+        "for p in $(pgrep -f '[p]ocketbench_agent'); do "
+        'echo "$p" > "$POCKETBENCH_ROOT/dev/cpuset"{value}/cgroup.procs || exit 1; done',
     ),
 }
 

@@ -143,6 +143,13 @@ def battery_saver(e: Evidence) -> Reason | None:
     return _warn("battery_saver", "the battery saver was on: prepare: {battery_saver: false} turns it off")
 
 
+def background_cpuset(e: Evidence) -> Reason | None:
+    """The system kept it to the cores for what nobody looks at."""
+    if not any(1 in r.value for p in e.processes for r in p.readings if r.quantity == "background"):
+        return None
+    return _warn("background_cpuset", "it ran on the background's cores: prepare: {foreground: true}, where root may")
+
+
 def rebooted(e: Evidence) -> Reason | None:
     """The boot id changed between processes."""
     boots = {p.boot_id for p in e.processes if p.boot_id}
@@ -354,6 +361,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
     hot_start,
     swapped,
     battery_saver,
+    background_cpuset,
     output_constant,
     slower_than_original,
     accuracy_dropped,
