@@ -24,6 +24,7 @@ from pocketbench.results import (
     DeviceFacts,
     Fidelity,
     Frame,
+    Heat,
     Io,
     Latency,
     Memory,
@@ -146,13 +147,14 @@ def assemble(
         memory_mb=_memory(good),
         energy=energy.found.energy if energy is not None else None,
         temperature_c=_temperature(good),
-        cpu_mhz=_clock(good, context.device.clusters if context.device is not None else (), case.cpus),
+        cpu_mhz=_clock(good, _clusters(context), case.cpus),
         profile=_profile(profile) if profile else None,
         accuracy=accuracy,
         fidelity=tuple(fidelity) if fidelity else None,
         shapes={name: list(dims) for name, dims in case.shapes},
         signature=case.signature,
         samples_ns=tuple(tuple(p.run_ns.tolist()) for p in good),
+        heat=tuple(_heat(p, _clusters(context), case.cpus) for p in good),
         told_p50_ns=tuple(p50 for p in good if not len(p.run_ns) and (p50 := p.p50_ns) is not None),
         plan=context.plan,
         environment={
@@ -280,6 +282,17 @@ def _temperature(processes: Sequence[Process]) -> Temperature | None:
     hottest = max(known, key=lambda zone: max(zone.value)).source
     celsius = [value / 1000 for zone in known if zone.source == hottest for value in zone.value]
     return Temperature(celsius[0], celsius[-1], max(celsius))
+
+
+def _heat(process: Process, clusters: Sequence[Cluster], cpus: Sequence[int]) -> Heat:
+    temperature, clock = _temperature([process]), _clock([process], clusters, cpus)
+    return Heat(
+        temperature.end if temperature else None, clock.mean if clock else None, clock.ceiling if clock else None
+    )
+
+
+def _clusters(context: Context) -> Sequence[Cluster]:
+    return context.device.clusters if context.device is not None else ()
 
 
 def _clock(processes: Sequence[Process], clusters: Sequence[Cluster], cpus: Sequence[int]) -> Clock | None:

@@ -269,6 +269,15 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """What one process was measured at: the hottest zone by its end, and the fastest core's clock."""
+
+    temperature_c: float | None
+    cpu_mhz: float | None
+    ceiling_mhz: float | None
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Of the workload's first metric, as fractions."""
 
@@ -360,6 +369,8 @@ class Result:
     signature: str | None = None
     samples_ns: Sequence[Sequence[int]] = ()
     told_p50_ns: Sequence[float] = ()
+    # Of each process that ended well, in the order of rounds, as samples are.
+    heat: Sequence[Heat] = ()
     plan: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

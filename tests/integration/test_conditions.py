@@ -91,6 +91,8 @@ def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
     assert (ceilings[0], ceilings[-1]) == (2400, 1200)
     assert {r["code"]: r["severity"] for r in result["reasons"]}["throttled"] == "warn"
     assert result["temperature_c"]["start"] >= 40
+    (process,) = result["heat"]
+    assert (process["temperature_c"], process["ceiling_mhz"]) == (result["temperature_c"]["end"], 2400)
 
 
 def test_throttled_is_invalid(bench: Bench) -> None:

@@ -61,10 +61,22 @@ def test_the_clock_is_that_of_the_cores_that_a_case_was_kept_to() -> None:
     for cpus, mhz in (((), (2800, 3000)), ((4,), (2800, 3000)), ((1, 2), (1800, 2400)), ((1, 4), (2800, 3000))):
         result = assemble(replace(facts.case(), cpus=cpus), processes, context)
         assert result.cpu_mhz is not None and (result.cpu_mhz.mean, result.cpu_mhz.ceiling) == mhz, cpus
+        assert [(one.cpu_mhz, one.ceiling_mhz) for one in result.heat] == [mhz] * len(processes)
         assert [(list(c.cpus), c.max_mhz, c.capacity) for c in result.device_info.clusters or ()] == [
             ([0, 1, 2, 3], 2400, 400),
             ([4, 5], 3000, 1024),
         ]
+
+
+def test_each_process_says_how_hot_it_was() -> None:
+    zones = [facts.two("thermal:cpu", "temperature", "millicelsius", 40_000, 41_000 + 1000 * n) for n in range(3)]
+    processes = [
+        replace(p, readings=(zone,) if n else ())
+        for n, (p, zone) in enumerate(zip(facts.processes(), zones, strict=False))
+    ]
+    result = assemble(facts.case(), processes, CONTEXT)
+    assert [one.temperature_c for one in result.heat] == [None, 42, 43]
+    assert [one.cpu_mhz for one in result.heat] == [None] * 3
 
 
 def test_other_measurements_have_their_units() -> None:
