@@ -95,10 +95,17 @@ def test_a_sustained_run_has_a_curve(bench: Bench) -> None:
     assert (process["temperature_c"], process["ceiling_mhz"]) == (result["temperature_c"]["end"], 2400)
 
 
-def test_throttled_is_invalid(bench: Bench) -> None:
+@pytest.mark.parametrize("teller", ["a cooling device", "a Raspberry Pi's firmware"])
+def test_throttled_is_invalid(bench: Bench, teller: str) -> None:
     root = bench.home / "root"
-    put(root, "sys/class/thermal/cooling_device0/type", "cpufreq-cpu0")
-    put(root, "sys/class/thermal/cooling_device0/cur_state", 1)
+    if teller == "a cooling device":
+        put(root, "sys/class/thermal/cooling_device0/type", "cpufreq-cpu0")
+        put(root, "sys/class/thermal/cooling_device0/cur_state", 1)
+    else:
+        # Bit 18 of an earlier hour; bit 2, of now, from the second question on.
+        asked = root / "asked"
+        script = f"echo x >> {asked}; [ $(wc -l < {asked}) -gt 1 ] && echo throttled=0x40004 || echo throttled=0x40000"
+        put(root, "usr/bin/vcgencmd", f"#!/bin/sh\n[ $1 = get_throttled ] || exit 1\n{script}").chmod(0o755)
     bench.environment["POCKETBENCH_ROOT"] = str(root)
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--fail-on", "throttled")
     assert ended.code == 1 and "throttled" in ended.stdout and "INVALID" in ended.stdout
@@ -135,17 +142,27 @@ def test_a_scenario_is_measured_again_as_it_was(bench: Bench) -> None:
 
 @contextmanager
 def plug(watts: float, late_s: float = 0.0) -> Iterator[tuple[str, Any]]:
-    """An HTTP server that speaks like a Shelly; what it says can be changed."""
-    said = {"apower": watts, "output": True}
+    """An HTTP server that speaks like a Shelly and like a Tasmota; the watts that it says can be changed."""
+    said = {"watts": watts}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             time.sleep(late_s)
-            said["apower"] += 0.001
-            body = json.dumps(said).encode()
-            self.send_response(200 if self.path == "/rpc/Switch.GetStatus?id=0" else 404)
+            said["watts"] += 0.001
+            # As the APIs of both are published; Tasmota's SetOption of decimals and two channels.
+            energy = {
+                "TotalStartTime": "2026-01-01T00:00:00",
+                "Total": 1.234,
+                "Power": [said["watts"], 0],
+                "Factor": 0.9,
+            }
+            answers: dict[str, object] = {
+                "/rpc/Switch.GetStatus?id=0": {"id": 0, "output": True, "apower": said["watts"], "voltage": 230.1},
+                "/cm?cmnd=Status%208": {"StatusSNS": {"Time": "2026-01-01T00:00:00", "ENERGY": energy}},
+            }
+            self.send_response(200 if self.path in answers else 404)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(json.dumps(answers.get(self.path)).encode())
 
         def log_message(self, *_: object) -> None:
             return
@@ -159,16 +176,17 @@ def plug(watts: float, late_s: float = 0.0) -> Iterator[tuple[str, Any]]:
         server.server_close()
 
 
-def test_a_plug_on_the_wall_is_a_meter(bench: Bench) -> None:
+@pytest.mark.parametrize("make", ["shelly", "tasmota"])
+def test_a_plug_on_the_wall_is_a_meter(bench: Bench, make: str) -> None:
     devices = bench.home / "lab.yaml"
     told = ("--device", "local", "--model", bench.null(sleep_ms=5), *QUICK, "--energy", "6", "--format", "json")
     with plug(7.0) as (address, said):
-        devices.write_text(f"devices:\n  local: {{transport: local, power: {{meter: 'shelly:{address}'}}}}\n")
+        devices.write_text(f"devices:\n  local: {{transport: local, power: {{meter: '{make}:{address}'}}}}\n")
         (result,) = bench(*told, "--devices", devices).results
-        assert result["energy"]["source"] == "shelly"
+        assert result["energy"]["source"] == make
         assert result["energy"]["power_mw"] == pytest.approx(7000, rel=0.01)
         assert not [r for r in result["reasons"] if r["scope"] == "energy"]
-        said["apower"] = float("nan")
+        said["watts"] = float("nan")
         (result,) = bench(*told, "--devices", devices).results
         assert result["energy"] is None
     (result,) = bench(*told, "--devices", devices).results
