@@ -351,6 +351,7 @@ def placed_event(placement: Placement) -> pb.Placed:
         used=placement.used,
         accelerated_by=placement.accelerated_by,
         coverage=placement.coverage,
+        quantized=placement.quantized,
     )
 
 

@@ -57,7 +57,7 @@ class Told:
 @dataclass(frozen=True)
 class Placed:
     """Where the graph ran; `known` False where the runtime cannot tell. `stated` is the coverage where that is known,
-    and no number of nodes.
+    and no number of nodes. `quantized`: between its nodes are integers, whatever its outputs are.
     """
 
     known: bool
@@ -70,6 +70,7 @@ class Placed:
     used: str
     accelerated_by: str
     stated: str = ""
+    quantized: bool = False
 
     @property
     def coverage(self) -> str | None:

@@ -39,7 +39,7 @@ from tests.peers.sshd import SSHD, sshd
 PLAN = ("--processes", "1", "--min-runs", "8", "--max-runs", "30", "--min-time", "0.05", "--max-time", "0.2", *JSON)
 LOCAL = ("a", "b", "c", "d")
 # What all six get through in a minute on two cores; the run lasts as long as its cases do.
-MODELS_A_MINUTE = 16
+MODELS_A_MINUTE = 32
 PAUSE_S = (1.0, 5.0)
 LOOK_S = 2.0
 # What a host keeps of a case until its report: its samples, its result. An agent keeps nothing.

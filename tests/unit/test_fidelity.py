@@ -142,6 +142,25 @@ def test_integers_of_an_accelerator_are_for_the_accuracy_to_judge() -> None:
     garbage = [Output("y", np.arange(100, dtype=np.uint8)[::-1].copy())]
     assert verdict.within_tolerance(fidelity.compare(near, reference, accelerated=True)[0])
     assert not verdict.within_tolerance(fidelity.compare(garbage, reference, accelerated=True)[0])
+
+
+def test_what_a_quantized_model_makes_of_its_integers_is_judged_as_they_are() -> None:
+    """Logits of a QDQ model on an NPU: a step of 0.16 is no error of a float, and garbage is one."""
+    rng = np.random.default_rng(2)
+    logits = np.round(rng.normal(0, 6, (1, 10)) / 0.0825) * 0.0825
+    reference = [Output("y", logits.astype(np.float32))]
+    near = [Output("y", (logits + rng.choice([-0.165, 0.0, 0.0825], logits.shape)).astype(np.float32))]
+    garbage = [Output("y", rng.normal(0, 6, (1, 10)).astype(np.float32))]
+
+    def agrees(outputs: list[Output], accelerated: bool, quantized: bool) -> bool:
+        found = fidelity.compare(outputs, reference, accelerated=accelerated, quantized=quantized)
+        return verdict.within_tolerance(found[0])
+
+    assert agrees(near, True, True)
+    assert not agrees(near, True, False) and not agrees(near, False, True)
+    assert not agrees(garbage, True, True)
+    flags = [Output("b", np.array([[True, False]]))], [Output("b", np.array([[True, True]]))]
+    assert not verdict.within_tolerance(fidelity.compare(*flags, accelerated=True, quantized=True)[0])
     assert not verdict.within_tolerance(fidelity.compare(near, reference)[0])
 
 

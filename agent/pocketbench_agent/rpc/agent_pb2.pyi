@@ -1053,6 +1053,7 @@ class Placed(google.protobuf.message.Message):
     ACCELERATED_BY_FIELD_NUMBER: builtins.int
     KNOWN_FIELD_NUMBER: builtins.int
     COVERAGE_FIELD_NUMBER: builtins.int
+    QUANTIZED_FIELD_NUMBER: builtins.int
     nodes: builtins.int
     delegated: builtins.int
     partitions: builtins.int
@@ -1063,6 +1064,8 @@ class Placed(google.protobuf.message.Message):
     known: builtins.bool
     coverage: builtins.str
     """full | partial | none, where no nodes were counted"""
+    quantized: builtins.bool
+    """it computes in integers between its nodes"""
     @property
     def on_cpu(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     def __init__(
@@ -1078,8 +1081,9 @@ class Placed(google.protobuf.message.Message):
         accelerated_by: builtins.str = ...,
         known: builtins.bool = ...,
         coverage: builtins.str = ...,
+        quantized: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accelerated_by", b"accelerated_by", "adapter", b"adapter", "coverage", b"coverage", "delegated", b"delegated", "evidence", b"evidence", "known", b"known", "nodes", b"nodes", "on_cpu", b"on_cpu", "partitions", b"partitions", "used", b"used"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accelerated_by", b"accelerated_by", "adapter", b"adapter", "coverage", b"coverage", "delegated", b"delegated", "evidence", b"evidence", "known", b"known", "nodes", b"nodes", "on_cpu", b"on_cpu", "partitions", b"partitions", "quantized", b"quantized", "used", b"used"]) -> None: ...
 
 global___Placed = Placed
 

@@ -23,6 +23,7 @@ from pocketbench_agent.runtimes import (
     check_static,
     dtype_name,
     flag,
+    is_quantized,
 )
 
 Named = list[tuple[str, int]]
@@ -135,6 +136,7 @@ class _Interpreter:
             evidence="walk of the executed graph",
             used=self._options.delegate if delegated else "cpu",
             accelerated_by="" if not delegated else self._options.libraries[0].name if external else "xnnpack",
+            quantized=is_quantized(op["op_name"] for op in ops),
         )
 
     def close(self) -> None:

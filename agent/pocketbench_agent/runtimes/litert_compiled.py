@@ -21,7 +21,7 @@ from ai_edge_litert.options import CpuOptions, Options
 
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.overhear import overhear
-from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, flag
+from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, flag, is_quantized
 from pocketbench_agent.runtimes.litert import LiteRt
 
 ALONE = {"gpu": HardwareAccelerator.GPU, "npu": HardwareAccelerator.NPU}
@@ -116,6 +116,7 @@ class Compiled(LiteRt):
             adapter=log.adapter,
             used=self._options.delegate if made.delegated else "cpu",
             accelerated_by=self._options.delegate if made.delegated else "",
+            quantized=is_quantized(self._ops),
         )
 
     def close(self) -> None:

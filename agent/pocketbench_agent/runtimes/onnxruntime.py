@@ -25,6 +25,7 @@ from pocketbench_agent.runtimes import (
     TensorInfo,
     check_shapes,
     check_static,
+    is_quantized,
     ort_providers,
 )
 from pocketbench_agent.runtimes.ort_providers import CPU
@@ -147,6 +148,7 @@ class OnnxRuntime:
             used=self._options.delegate if taken else "cpu",
             accelerated_by=self._provider.name if taken else "",
             adapter=self._provider.adapter() if taken else "",
+            quantized=is_quantized([op for _, op in assigned] + [op for _, op, _ in ran]),
         )
 
     def profile(self) -> list[OpTime]:

@@ -44,7 +44,14 @@ class OutputCheck:
         accelerated = case.delegate_base not in (planning.CPU, "xnnpack")
         facts = next((p.facts for p in processes if p.facts is not None), None)
         computed = facts.precision if facts is not None else ""
-        compare = partial(fidelity.compare, ours, reference, same_arch, accelerated=accelerated, precision=computed)
+        quantized = any(p.placed is not None and p.placed.quantized for p in processes)
+        compare = partial(
+            fidelity.compare,
+            *(ours, reference, same_arch),
+            accelerated=accelerated,
+            precision=computed,
+            quantized=quantized,
+        )
         compared = compare()
         if (self._reference is not None or accelerated) and not all(map(within_tolerance, compared)):
             # Another processor rounds otherwise: how much may that do to this model?

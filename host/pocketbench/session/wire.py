@@ -292,6 +292,7 @@ def _placed(said: pb.Placed) -> m.Placed:
         used=said.used,
         accelerated_by=said.accelerated_by,
         stated=said.coverage,
+        quantized=said.quantized,
     )
 
 

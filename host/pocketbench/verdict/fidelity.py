@@ -27,7 +27,7 @@ INTEGER_STEPS_ACROSS = 2.0
 # arm64 at most 14 steps and 1 - cosine of 0.0013, between the host's two kinds of kernels at most 10 and 0.0011.
 ROUNDING_MARGIN = 2.0
 # Accelerators compute quantized models in their own way, off by up to 37 of 255 steps (YOLOv5n) unharmed: above this
-# cosine integer outputs are for the accuracy to judge.
+# cosine their outputs are for the accuracy to judge, be they integers or what was made of them.
 ACCELERATED_COSINE = 0.99
 
 
@@ -38,17 +38,24 @@ def compare(
     rounding: Sequence[Rounding] | None = None,
     accelerated: bool = False,
     precision: str = "as stored",
+    quantized: bool = False,
 ) -> list[Fidelity]:
     """One Fidelity an output, in stored values; by position, for names may clash; an output without
     a counterpart of its shape is not comparable. `rounding` is how far each output moves when only rounding changes,
-    `precision` what the runtime computes in.
+    `precision` what the runtime computes in; `quantized`, whether the model rounds to integers between its nodes.
     """
     half = precision.startswith("float16")
     fits = rounding is not None and len(rounding) == len(outputs)
     moves: Sequence[Rounding | None] = rounding if rounding is not None and fits else [None] * len(outputs)
     return [
         _compare(
-            ours.name, ours.array, theirs.array if theirs is not None else None, same_arch, moved, accelerated, half
+            ours.name,
+            ours.array,
+            theirs.array if theirs is not None else None,
+            same_arch,
+            moved,
+            accelerated and (quantized or ours.array.dtype.kind in "iu"),
+            half,
         )
         for (ours, theirs), moved in zip(zip_longest(outputs, reference[: len(outputs)]), moves, strict=True)
     ]
@@ -60,7 +67,7 @@ def _compare(
     reference: NDArray[Any] | None,
     same_arch: bool,
     moved: Rounding | None,
-    accelerated: bool,
+    coarse: bool,
     half: bool,
 ) -> Fidelity:
     if reference is None or reference.shape != array.shape or reference.dtype != array.dtype:
@@ -82,15 +89,24 @@ def _compare(
         furthest = float(np.abs(ours - theirs).max(initial=0.0))
     if half and array.dtype.kind == "f" and cosine is not None and cosine >= HALF_COSINE:
         tolerance = max(tolerance, HALF_TOLERANCE * largest if np.isfinite(largest) else 0.0)
-    if accelerated and array.dtype.kind in "iu" and cosine is not None and cosine >= ACCELERATED_COSINE:
-        limits = np.iinfo(array.dtype)
-        tolerance = max(tolerance, float(limits.max) - float(limits.min))
+    if coarse and cosine is not None and cosine >= ACCELERATED_COSINE:
+        tolerance = max(tolerance, _span(array, largest))
     # Both must agree: a few values far off are no rounding, and neither are many that are a little off.
     if moved is not None and cosine is not None and 1.0 - cosine <= ROUNDING_MARGIN**2 * moved.turned:
         tolerance = max(tolerance, ROUNDING_MARGIN * moved.max_abs if np.isfinite(moved.max_abs) else 0.0)
     least = VARIES_STEPS if array.dtype.kind != "f" else max(VARIES_SHARE * largest, VARIES_HALF if half else 0.0)
     constant = _constant(array, reference, least) if array.dtype.kind in "fiu" else 0
     return Fidelity(name, _finite(cosine), _finite(furthest), tolerance, constant)
+
+
+def _span(array: NDArray[Any], largest: float) -> float:
+    """As far as two values can be apart: of integers by their type, else by what the reference holds."""
+    if array.dtype.kind == "f":
+        return 2 * largest if np.isfinite(largest) else 0.0
+    if array.dtype.kind not in "iu":
+        return 0.0
+    limits = np.iinfo(array.dtype)
+    return float(limits.max) - float(limits.min)
 
 
 def _constant(array: NDArray[Any], reference: NDArray[Any], least: float) -> int:
