@@ -51,9 +51,9 @@ test-accel: $(VENV)/.dev  ## Tests of NPU and GPU paths, on a simulator and a so
 	$(BIN)/python -m tests.accel.fetch build/accel
 	$(BIN)/python -m pytest $(ACCEL) || $(BIN)/python -m pytest $(ACCEL) $(AGAIN)
 
-# What torch and its company bring warns as it likes, one of them as a plugin of pytest.
+# What torch and its company bring warns as it likes.
 test-compress: $(VENV)/.compress  ## Tests of compression, which install torch (2 GB).
-	$(BIN)/python -m pytest -p no:anyio -W default tests/compress
+	$(BIN)/python -m pytest -W default tests/compress
 
 $(VENV)/.compress: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[compress]'
