@@ -9,6 +9,7 @@ PocketbenchError
     ├── DeviceBusy      somebody else holds it: SKIPPED
     ├── Quarantined     barred after too many faults: SKIPPED
     └── DeviceLost      gone after the session opened: LOST
+        └── LeaseLost   by this host, which stood still: it may be somebody else's by now
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class Quarantined(DeviceError):
 
 class DeviceLost(DeviceError):
     """The device or the link was lost after the session had opened."""
+
+
+class LeaseLost(DeviceLost):
+    """The lease ended while this host stood still; whoever opens the device anew sees who has it now."""
 
 
 def overtaken(device: str) -> DeviceBusy:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pocketbench.config.devices import Power
-from pocketbench.errors import DeviceLost
+from pocketbench.errors import DeviceLost, LeaseLost
 from pocketbench.fleet import energy_phase
 from pocketbench.fleet.energy_phase import EnergyPhase
 from pocketbench.fleet.restore import Journal
@@ -29,6 +29,7 @@ class Device:
     cut: int = 0
     made: EnergyRun = field(default_factory=lambda: run(*rapl()))
     clock: list[Echo] = field(default_factory=lambda: [Echo(1000, 10)])
+    error: type[DeviceLost] = DeviceLost
 
     @property
     def live(self) -> Device:
@@ -50,7 +51,7 @@ class Device:
     def energy(self, job_id: str, timeout_s: float) -> EnergyRun:
         if self.cut:
             self.cut -= 1
-            raise DeviceLost("phone: the link is gone")
+            raise self.error("phone: the link is gone")
         self.say("collected")
         return self.made
 
@@ -94,6 +95,15 @@ def test_a_link_that_outlives_the_cut_is_used(log: Path) -> None:
 def test_without_a_switch_a_lost_device_is_lost(log: Path) -> None:
     with pytest.raises(DeviceLost):
         measure(phase(Device(log, cut=1), log, switch=None))
+
+
+def test_a_device_that_is_somebody_elses_by_now_has_its_supply_at_once(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy_phase, "AROUND_S", 600.0)
+    with pytest.raises(LeaseLost):
+        measure(phase(Device(log, cut=1, error=LeaseLost), log))
+    assert log.read_text().split() == ["start", "off", "on"]
 
 
 def test_a_switch_that_fails_is_said_and_tried_again_by_the_next_run(log: Path) -> None:

@@ -142,6 +142,7 @@ def test_integers_of_an_accelerator_are_for_the_accuracy_to_judge() -> None:
     garbage = [Output("y", np.arange(100, dtype=np.uint8)[::-1].copy())]
     assert verdict.within_tolerance(fidelity.compare(near, reference, accelerated=True)[0])
     assert not verdict.within_tolerance(fidelity.compare(garbage, reference, accelerated=True)[0])
+    assert not verdict.within_tolerance(fidelity.compare(near, reference)[0])
 
 
 def test_what_a_quantized_model_makes_of_its_integers_is_judged_as_they_are() -> None:
@@ -159,9 +160,11 @@ def test_what_a_quantized_model_makes_of_its_integers_is_judged_as_they_are() ->
     assert agrees(near, True, True)
     assert not agrees(near, True, False) and not agrees(near, False, True)
     assert not agrees(garbage, True, True)
+    for scale in (3.0, 2.0, 0.5, 0.01):
+        scaled = [Output("y", (scale * logits).astype(np.float32))]
+        assert not agrees(scaled, True, True), "of another scale is no rounding"
     flags = [Output("b", np.array([[True, False]]))], [Output("b", np.array([[True, True]]))]
     assert not verdict.within_tolerance(fidelity.compare(*flags, accelerated=True, quantized=True)[0])
-    assert not verdict.within_tolerance(fidelity.compare(near, reference)[0])
 
 
 def test_a_runtime_that_computes_in_half_is_held_to_half() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.devices import health
 from pocketbench.devices.survey import Survey
-from pocketbench.errors import NotReachable
+from pocketbench.errors import LeaseLost, NotReachable
 from pocketbench.measurement import Observation, Reading
 from pocketbench.transports import Completed, Sent, Spawned, unheard
 
@@ -113,6 +113,18 @@ def test_a_device_that_cannot_be_reached_is_one_finding() -> None:
     (found,) = health.check("pi", DeviceEntry(transport="ssh"), None, print)  # type: ignore[arg-type]
     assert (found.check, found.verdict) == ("reach", "failed")
     assert found.text == "transport ssh needs 'host' in devices.yaml"
+
+
+def test_a_lease_that_went_meanwhile_says_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host stood still in its check, and somebody else has the device: no fault."""
+
+    def gone(*_: object) -> Iterator[health.Finding]:
+        raise LeaseLost("pi: held by bob")
+        yield
+
+    monkeypatch.setattr(health, "_system", gone)
+    found = [one.check for one in health.check("pi", DeviceEntry(transport="local"), None, print)]  # type: ignore[arg-type]
+    assert found == ["reach", "lease"]
 
 
 def test_the_known_model_is_small() -> None:

@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from pocketbench_agent.errors import NotAvailable, StageError
-from pocketbench_agent.runtimes import LoadOptions, Runtime, create
+from pocketbench_agent.runtimes import LoadOptions, Runtime, create, onnxruntime
+from tests.integration.conftest import DIGITS
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TWO = DATA / "two_signatures.tflite"
@@ -103,3 +104,30 @@ def test_a_runtime_that_is_not_known() -> None:
         create("mnn")
     with pytest.raises(NotAvailable, match="cannot be imported"):
         create("vendor", "nosuch.module:Class")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "quantized"),
+    [
+        ([("QuantizeLinear", "xs", "q"), ("DequantizeLinear", "qs", "y")], True),
+        ([("DynamicQuantizeLinear", "x", "qrz"), ("DequantizeLinear", "qrz", "y")], True),
+        # Weights alone: they become floats, and nothing is rounded.
+        ([("DequantizeLinear", "ws", "v"), ("Add", "xv", "y")], False),
+    ],
+)
+def test_a_file_says_whether_it_rounds_to_integers(
+    tmp_path: Path, nodes: list[tuple[str, str, str]], quantized: bool
+) -> None:
+    made = [helper.make_node(op, list(given), list(out), name=f"n{n}") for n, (op, given, out) in enumerate(nodes)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    path = save(tmp_path / "m.onnx", made, [x], [y])
+    assert onnxruntime.rounds(path) is quantized
+
+
+@pytest.mark.parametrize(
+    ("name", "quantized"),
+    [("digits-float.tflite", False), ("digits-int8.tflite", True)],
+)
+def test_a_tflite_file_says_it_too(name: str, quantized: bool) -> None:
+    runtime, _, _ = loaded("litert", DIGITS / name)
+    assert runtime.placement().quantized is quantized

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,8 +87,8 @@ class ModelFacts:
 @dataclass(frozen=True)
 class Placement:
     """Where the graph runs. `known` False: the runtime cannot tell. `coverage` (full, partial, none) stands where it
-    tells that, and counts no nodes. `quantized`: what passes between its nodes is rounded to integers, for which a node
-    that does so stands in the file.
+    tells that, and counts no nodes. `quantized`: what passes between its nodes is rounded to integers; that can be told
+    even where nothing else can.
     """
 
     known: bool = False
@@ -154,13 +154,6 @@ def create(name: str, class_path: str = "", delegate: str = "") -> Runtime:
     except (ImportError, AttributeError) as error:
         raise NotAvailable(f"runtime {name} cannot be imported here: {error}") from error
     return made
-
-
-def is_quantized(ops: Iterable[str]) -> bool:
-    """Do these ops, by ONNX's or TFLite's names, make integers of what passes between them? Not where weights alone are
-    stored as integers: those are made floats, and nothing is rounded.
-    """
-    return any(op in ("QUANTIZE", "QuantizeLinear", "DynamicQuantizeLinear") or op.startswith("QLinear") for op in ops)
 
 
 def flag(name: str, text: str) -> bool:

@@ -23,7 +23,6 @@ from pocketbench_agent.runtimes import (
     check_static,
     dtype_name,
     flag,
-    is_quantized,
 )
 
 Named = list[tuple[str, int]]
@@ -111,7 +110,7 @@ class _Interpreter:
         """
         external = bool(self._options.libraries)
         if self._subgraph:
-            return Placement()
+            return Placement(quantized=rounds(self._interpreter))
         try:
             asked = self._build(self._delegates(), xnnpack=False) if external else self._interpreter
             if external:
@@ -122,7 +121,7 @@ class _Interpreter:
             ops = asked._get_ops_details()
             outputs = [detail["index"] for detail in asked.get_output_details()]
         except (AttributeError, ValueError, RuntimeError, StageError):
-            return Placement()
+            return Placement(quantized=rounds(self._interpreter))
         executed = _executed(ops, outputs)
         left = Counter(op["op_name"] for op in executed if op["op_name"] != "DELEGATE")
         total = sum(op["op_name"] != "DELEGATE" for op in ops)
@@ -136,7 +135,7 @@ class _Interpreter:
             evidence="walk of the executed graph",
             used=self._options.delegate if delegated else "cpu",
             accelerated_by="" if not delegated else self._options.libraries[0].name if external else "xnnpack",
-            quantized=is_quantized(op["op_name"] for op in ops),
+            quantized=rounds(self._interpreter),
         )
 
     def close(self) -> None:
@@ -263,6 +262,19 @@ class TfliteRuntime(_Interpreter):
 
     module = "tflite_runtime.interpreter"
     distribution = "tflite-runtime"
+
+
+def rounds(interpreter: Any) -> bool:
+    """Are integers with a scale among what its nodes make? Not where weights alone are stored so."""
+    try:
+        made = {int(index) for op in interpreter._get_ops_details() for index in op["outputs"]}
+        details = [detail for detail in interpreter.get_tensor_details() if detail["index"] in made]
+    except (AttributeError, ValueError, RuntimeError):
+        return False
+    return any(
+        np.issubdtype(detail["dtype"], np.integer) and len(detail["quantization_parameters"]["scales"])
+        for detail in details
+    )
 
 
 def _destroy(delegate: Any) -> None:

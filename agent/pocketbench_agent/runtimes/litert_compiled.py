@@ -21,8 +21,8 @@ from ai_edge_litert.options import CpuOptions, Options
 
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.overhear import overhear
-from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, flag, is_quantized
-from pocketbench_agent.runtimes.litert import LiteRt
+from pocketbench_agent.runtimes import Array, LoadOptions, ModelFacts, Placement, flag
+from pocketbench_agent.runtimes.litert import LiteRt, rounds
 
 ALONE = {"gpu": HardwareAccelerator.GPU, "npu": HardwareAccelerator.NPU}
 # As libLiteRt 2.3 logs them.
@@ -59,6 +59,7 @@ class Compiled(LiteRt):
         inputs, outputs = self._shaped(options)
         facts = self._facts(inputs, outputs)
         self._ops = [str(op["op_name"]) for op in self._interpreter._get_ops_details()]
+        self._rounds = rounds(self._interpreter)
         index, names = self._signature(options.signature)
         del self._interpreter
         self._index = index
@@ -116,7 +117,7 @@ class Compiled(LiteRt):
             adapter=log.adapter,
             used=self._options.delegate if made.delegated else "cpu",
             accelerated_by=self._options.delegate if made.delegated else "",
-            quantized=is_quantized(self._ops),
+            quantized=self._rounds,
         )
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 import tempfile
 from collections import Counter
@@ -25,11 +26,19 @@ from pocketbench_agent.runtimes import (
     TensorInfo,
     check_shapes,
     check_static,
-    is_quantized,
     ort_providers,
 )
 from pocketbench_agent.runtimes.ort_providers import CPU
 
+ROUNDING = (
+    b"QuantizeLinear",
+    b"QLinear",
+    b"DynamicQuantize",
+    b"ConvInteger",
+    b"MatMulInteger",
+    b"QGemm",
+    b"QAttention",
+)
 PROFILE_WARM_UP, PROFILE_RUNS = 3, 10
 RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
@@ -129,7 +138,7 @@ class OnnxRuntime:
             events, assigned = self._profiled(runs=1)
         except Exception as error:  # onnxruntime raises a class of its own for each status code
             print(f"no coverage: the session that tells it failed: {_first_line(error)}", file=sys.stderr)
-            return Placement()
+            return Placement(quantized=rounds(self._path))
         ran = {(event["name"], event["args"]["op_name"], event["args"]["provider"]) for event in events}
         taken = [provider for _, _, provider in ran if provider != CPU]
         if assigned and taken:
@@ -148,7 +157,7 @@ class OnnxRuntime:
             used=self._options.delegate if taken else "cpu",
             accelerated_by=self._provider.name if taken else "",
             adapter=self._provider.adapter() if taken else "",
-            quantized=is_quantized([op for _, op in assigned] + [op for _, op, _ in ran]),
+            quantized=rounds(self._path),
         )
 
     def profile(self) -> list[OpTime]:
@@ -210,6 +219,15 @@ class OnnxRuntime:
             return ort.InferenceSession(str(self._path), settings, providers=providers or None)
         except Exception as error:  # a class of its own for each status code, RuntimeError for some
             raise StageError(f"onnxruntime cannot load the file: {_first_line(error)}") from error
+
+
+def rounds(path: Path) -> bool:
+    """Has the file a node that makes integers of what passes through it? Not where weights alone are stored so.
+
+    An op's name stands in a file as it is (onnx.proto, NodeProto.op_type), and no other of ONNX's holds one of these.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(name) >= 0 for name in ROUNDING)
 
 
 def stretches(providers: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ from pocketbench.deploy.runtimes import archive
 from pocketbench.devices import abilities
 from pocketbench.devices.roster import address
 from pocketbench.devices.survey import Survey, places, survey, unusable
-from pocketbench.errors import DeviceBusy, DeviceError, NotReachable
+from pocketbench.errors import DeviceBusy, DeviceError, LeaseLost, NotReachable
 from pocketbench.measurement import Device, Observation
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
@@ -86,7 +86,7 @@ def check(
                 yield finding
             if fit:
                 yield from _agent(name, entry, transport, store, say, delegates)
-        except DeviceBusy as error:
+        except (DeviceBusy, LeaseLost) as error:
             yield _failed("lease", name, error)
         except DeviceError as error:
             yield _failed("link", name, error)

@@ -10,7 +10,7 @@ from threading import Event
 
 from pocketbench import meters
 from pocketbench.config.devices import Power
-from pocketbench.errors import DeviceLost
+from pocketbench.errors import DeviceLost, LeaseLost
 from pocketbench.figures import energy
 from pocketbench.figures.energy import Found
 from pocketbench.figures.power_sources import Settings, choose
@@ -126,8 +126,9 @@ class EnergyPhase:
         begin = time.monotonic()
         try:
             return self.link.live.energy(job_id, plan.deadline_s + 3 * plan.energy_s)
-        except DeviceLost:
-            if self.power.switch is None or self.stop.is_set():
+        except DeviceLost as error:
+            # Somebody else's device is not left without its supply.
+            if self.power.switch is None or self.stop.is_set() or isinstance(error, LeaseLost):
                 raise
             self.stop.wait(max(0.0, begin + longest_s - time.monotonic()))
             return None

@@ -18,6 +18,9 @@ from pocketbench.session.wire import JobFiles
 from pocketbench.verdict import fidelity
 from pocketbench.verdict.verdict import within_tolerance
 
+# Of one comparison, where the link breaks in it.
+ATTEMPTS = 2
+
 
 class OutputCheck:
     """One device's. The reference is the host's CPU, or, where the device is this machine, its own."""
@@ -31,6 +34,16 @@ class OutputCheck:
         if case.runtime.name == planning.NATIVE:
             # A vendor's tool gives none.
             return None
+        for _ in range(ATTEMPTS):
+            try:
+                return self._compare(case, files, processes)
+            except DeviceLost as error:
+                if self._stop.is_set():
+                    return None
+                self._link.reopen(str(error))
+        return None
+
+    def _compare(self, case: Case, files: JobFiles, processes: Sequence[Process]) -> list[Fidelity] | None:
         on_cpu = case.on_cpu()
         key = (*program(on_cpu), files.inputs and files.inputs.sha256)
         if self._reference is not None:
@@ -65,16 +78,12 @@ class OutputCheck:
     def _rounding(self, case: Case, files: JobFiles) -> list[Rounding] | None:
         try:
             return self._link.live.rounding(case, self._plan, files)
-        except (DeviceLost, NoSpaceOnDevice):
+        except NoSpaceOnDevice:
             return None
 
     def _outputs(self, case: Case, files: JobFiles) -> list[Output] | None:
         try:
             ended, outputs = self._link.live.reference(case, self._plan, files)
-        except DeviceLost as error:
-            if not self._stop.is_set():
-                self._link.reopen(str(error))
-            return None
         except NoSpaceOnDevice:
             return None
         return outputs if ended.how == "ok" and outputs else None

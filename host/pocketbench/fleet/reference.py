@@ -23,6 +23,7 @@ from pocketbench.transports.local import Local
 
 ARCH = platform.machine()
 Answer = TypeVar("Answer")
+ATTEMPTS = 2
 
 
 class HostReference:
@@ -40,16 +41,12 @@ class HostReference:
     def outputs(self, case: Case, plan: Plan, inputs: PlacedFile | None, key: object) -> list[Output] | None:
         """Outputs of one CPU thread here; None where the host cannot run the model."""
         with self._lock:
-            if key not in self._made:
-                self._made[key] = self._ask(case, plan, inputs, _outputs)
-            return self._made[key]
+            return self._known(self._made, key, lambda: self._ask(case, plan, inputs, _outputs))
 
     def rounding(self, case: Case, plan: Plan, inputs: PlacedFile | None, key: object) -> list[Rounding] | None:
         """How far each output moves here when only the rounding changes; None where that cannot be told."""
         with self._lock:
-            if key not in self._rounding:
-                self._rounding[key] = self._ask(case, plan, inputs, Session.rounding)
-            return self._rounding[key]
+            return self._known(self._rounding, key, lambda: self._ask(case, plan, inputs, Session.rounding))
 
     def cancel(self) -> None:
         """End what it computes now, from another thread."""
@@ -63,6 +60,19 @@ class HostReference:
             if self._home is not None:
                 self._home.cleanup()
 
+    def _known(
+        self, known: dict[object, Answer | None], key: object, ask: Callable[[], Answer | None]
+    ) -> Answer | None:
+        """Asked once, and again where what answers was lost: what ended it says nothing of the model."""
+        for _ in range(ATTEMPTS):
+            if key in known:
+                break
+            try:
+                known[key] = ask()
+            except DeviceLost:
+                self._drop()
+        return known.get(key)
+
     def _ask(
         self,
         case: Case,
@@ -75,9 +85,7 @@ class HostReference:
             files = JobFiles(inputs, archive(case.runtime, session.info, self._say))
             return question(session, case.on_cpu(), plan, files)
         except DeviceLost:
-            # What ended it need not end the next model's.
-            self._drop()
-            return None
+            raise
         except DeviceError:
             return None
 

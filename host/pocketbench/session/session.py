@@ -16,7 +16,7 @@ import grpc
 from numpy.typing import NDArray
 
 from pocketbench.deploy.agent import RunningAgent
-from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, NotReachable
+from pocketbench.errors import DeviceBusy, DeviceError, DeviceLost, LeaseLost, NotReachable
 from pocketbench.fleet.progress import sending
 from pocketbench.measurement import (
     Device,
@@ -334,7 +334,8 @@ class Session:
         message = f"{self.device}: {_detail(error)}"
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in message:
             return NoSpaceOnDevice(message)
-        # Denied is a lease that ended while this host stood still: whoever opens the device anew sees who has it now.
+        if code == grpc.StatusCode.PERMISSION_DENIED:
+            return LeaseLost(message)
         return DeviceLost(message)
 
 

@@ -29,6 +29,8 @@ ROUNDING_MARGIN = 2.0
 # Accelerators compute quantized models in their own way, off by up to 37 of 255 steps (YOLOv5n) unharmed: above this
 # cosine their outputs are for the accuracy to judge, be they integers or what was made of them.
 ACCELERATED_COSINE = 0.99
+# For floats the length of the difference as well, of the reference's: what a turn by that cosine makes.
+ACCELERATED_ERROR = float(np.sqrt(2 * (1 - ACCELERATED_COSINE)))
 
 
 def compare(
@@ -90,7 +92,7 @@ def _compare(
     if half and array.dtype.kind == "f" and cosine is not None and cosine >= HALF_COSINE:
         tolerance = max(tolerance, HALF_TOLERANCE * largest if np.isfinite(largest) else 0.0)
     if coarse and cosine is not None and cosine >= ACCELERATED_COSINE:
-        tolerance = max(tolerance, _span(array, largest))
+        tolerance = max(tolerance, _coarse(ours, theirs, array.dtype))
     # Both must agree: a few values far off are no rounding, and neither are many that are a little off.
     if moved is not None and cosine is not None and 1.0 - cosine <= ROUNDING_MARGIN**2 * moved.turned:
         tolerance = max(tolerance, ROUNDING_MARGIN * moved.max_abs if np.isfinite(moved.max_abs) else 0.0)
@@ -99,14 +101,16 @@ def _compare(
     return Fidelity(name, _finite(cosine), _finite(furthest), tolerance, constant)
 
 
-def _span(array: NDArray[Any], largest: float) -> float:
-    """As far as two values can be apart: of integers by their type, else by what the reference holds."""
-    if array.dtype.kind == "f":
-        return 2 * largest if np.isfinite(largest) else 0.0
-    if array.dtype.kind not in "iu":
+def _coarse(ours: NDArray[np.float64], theirs: NDArray[np.float64], dtype: np.dtype[Any]) -> float:
+    """What a quantized model's output may be off on an accelerator: of integers whatever their type holds, of floats as
+    much as the reference holds where it is near as a whole, for a cosine sees no scale.
+    """
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return float(limits.max) - float(limits.min)
+    if dtype.kind != "f" or not np.linalg.norm(ours - theirs) <= ACCELERATED_ERROR * np.linalg.norm(theirs):
         return 0.0
-    limits = np.iinfo(array.dtype)
-    return float(limits.max) - float(limits.min)
+    return float(np.abs(theirs).max(initial=0.0))
 
 
 def _constant(array: NDArray[Any], reference: NDArray[Any], least: float) -> int:
