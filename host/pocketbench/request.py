@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,10 +49,6 @@ def make(
         raise UsageError("nothing to measure: give --model FILE (bench --help shows more)")
     if not options["devices"]:
         raise UsageError("where to measure? give --device NAME; --device local is this machine")
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError as error:
-        raise UsageError(f"{error.strerror}: set TMPDIR to a folder that can be written") from error
     names = config.select(options["devices"], entries)
     chosen = [parse_runtime(text) for text in options["runtimes"]]
     for runtime in chosen:

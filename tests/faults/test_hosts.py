@@ -173,7 +173,8 @@ def test_a_work_folder_that_cannot_be_used(lab: Lab, options: str) -> None:
 
 
 def test_no_room_for_temporary_files(lab: Lab) -> None:
-    """Nowhere, the folder of work included: an error in a line, before anything runs."""
+    """Nowhere, the folder of work included: an error in a line, before anything runs, and no fault of a device."""
+    (run,) = {result["plan"]["run_id"] for result in lab.bench(*ordinary(lab)).results}
     lab.bench.environment["TMPDIR"] = str(lab.home / "gone")
     mounts = [
         "mount -t tmpfs -o ro none /var/tmp",
@@ -182,8 +183,9 @@ def test_no_room_for_temporary_files(lab: Lab) -> None:
         "mount -o bind,remount,ro /tmp",
         "cd /var/tmp",
     ]
-    ended = lab.judge(finished(in_a_namespace(lab, " && ".join(mounts), *ordinary(lab))), {}, 2, {})
-    assert "temporary" in ended.stderr and "set TMPDIR" in ended.stderr
+    for words in (ordinary(lab), ("devices", "check", "local"), ("rerun", run)):
+        ended = lab.judge(finished(in_a_namespace(lab, " && ".join(mounts), *words)), lab.rows(), 2, {})
+        assert "Error: no folder for temporary files" in ended.stderr and "set TMPDIR" in ended.stderr, words
 
 
 def test_a_device_list_that_would_never_end(lab: Lab) -> None:

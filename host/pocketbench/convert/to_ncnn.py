@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from pocketbench.compress.compare import agreement
 from pocketbench.compress.recipe import Sample
 from pocketbench.errors import UsageError
+from pocketbench.scratch import scratch
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import Array, LoadOptions, create
 
@@ -25,13 +25,13 @@ EXTRA = "pip install pnnx ncnn"
 
 def convert(file: Path, shapes: Mapping[str, Sequence[int]], samples: Sequence[Sample], target: Path) -> list[str]:
     """Write `target` (.param) with its .bin beside it; findings in sentences. UsageError says why there is none."""
-    with tempfile.TemporaryDirectory(prefix="pocketbench-") as scratch:
-        copy = Path(scratch) / "network.onnx"
+    with scratch() as folder:
+        copy = Path(folder) / "network.onnx"
         shutil.copyfile(file, copy)
         sizes = ",".join(f"[{','.join(map(str, dims))}]f32" for dims in shapes.values())
         command = [str(_pnnx()), copy.name, f"inputshape={sizes}"]
         try:
-            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UsageError(f"pnnx did not end well: {error}") from error
         param, weights = copy.with_name("network.ncnn.param"), copy.with_name("network.ncnn.bin")

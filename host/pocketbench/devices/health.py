@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from pocketbench.errors import DeviceBusy, DeviceError, LeaseLost, NotReachable
 from pocketbench.measurement import Device, Observation
 from pocketbench.models import open_model, place
 from pocketbench.plan import Case, Plan, RuntimeChoice
+from pocketbench.scratch import scratch
 from pocketbench.session.session import Session
 from pocketbench.session.wire import JobFiles
 from pocketbench.store import lease as leases
@@ -194,12 +194,12 @@ def _agent(
                 yield from readings(session.observe(WINDOW_S))
                 return
             yield Finding("agent", "ok", f"{build}, Python {info.python}, {info.libc or 'no libc'}")
-            with tempfile.TemporaryDirectory(prefix="pocketbench-") as scratch:
-                yield _null(name, session, Path(scratch))
-                yield _litert(name, session, Path(scratch), say)
+            with scratch() as folder:
+                yield _null(name, session, Path(folder))
+                yield _litert(name, session, Path(folder), say)
                 if delegates:
                     identity = survey(transport, entry).identity
-                    yield from _delegates(name, entry, identity, session, Path(scratch), say)
+                    yield from _delegates(name, entry, identity, session, Path(folder), say)
             yield from readings(session.observe(WINDOW_S))
         finally:
             session.close()
@@ -220,9 +220,9 @@ def _tools(name: str, entry: DeviceEntry, transport: Transport) -> Iterator[Find
         yield Finding("tool", "ok", f"{tool}: {'is there' if told.path != path else 'can be sent'}")
 
 
-def _null(name: str, session: Session, scratch: Path) -> Finding:
+def _null(name: str, session: Session, folder: Path) -> Finding:
     """A model of known duration, through everything that a measurement goes through."""
-    path = scratch / "check.null"
+    path = folder / "check.null"
     path.write_text(json.dumps({"sleep_ms": SLEEP_MS}))
     case = Case(name, open_model(path), RuntimeChoice("null"))
     job_id = f"check.{uuid.uuid4().hex}"
@@ -238,10 +238,10 @@ def _null(name: str, session: Session, scratch: Path) -> Finding:
     return Finding("timing", "failed", f"{told}: {why}: what is measured there cannot be trusted")
 
 
-def _litert(name: str, session: Session, scratch: Path, say: Callable[[str], None]) -> Finding:
+def _litert(name: str, session: Session, folder: Path, say: Callable[[str], None]) -> Finding:
     """A real model whose answer is known; a runtime that cannot be had is no defect of the device."""
     choice = RuntimeChoice("litert")
-    path = scratch / "inputs.npz"
+    path = folder / "inputs.npz"
     named: dict[str, Any] = {str(position): np.array([values], np.float32) for position, values in enumerate(INPUTS)}
     np.savez(path, **named)
     case = Case(name, open_model(MODEL), choice, signature="add")
@@ -259,11 +259,11 @@ def _litert(name: str, session: Session, scratch: Path, say: Callable[[str], Non
 
 
 def _delegates(
-    name: str, entry: DeviceEntry, identity: str, session: Session, scratch: Path, say: Callable[[str], None]
+    name: str, entry: DeviceEntry, identity: str, session: Session, folder: Path, say: Callable[[str], None]
 ) -> Iterator[Finding]:
     """Each by a tiny model. One that is not there is no defect, and neither is one that does nothing: it is said."""
     found = []
-    for ability in abilities.probe(name, entry, session, scratch, say):
+    for ability in abilities.probe(name, entry, session, folder, say):
         found.append(ability)
         # The vocabulary has words for providers of other systems; what a build has stands in the line of `npu`.
         if ability.took == "absent" and ability.delegate not in ("cpu", "gpu", "npu", "vulkan", *entry.delegates):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Protocol
 
@@ -28,6 +27,7 @@ from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
 from pocketbench.plan import NATIVE, Request, original
 from pocketbench.results import Result, is_again, with_samples
+from pocketbench.scratch import scratch
 from pocketbench.store import lab
 from pocketbench.store import lease as leases
 from pocketbench.store.spool import Fence
@@ -114,10 +114,10 @@ def measure(
 
     A lab's devices are measured by the workers of their hosts, where the store is one that hosts share.
     """
-    scratch = TemporaryDirectory(prefix="pocketbench-")
-    with scratch as folder:
+    place = scratch()
+    with place as folder:
         pipeline = device_pipeline(fed.workload, Path(folder)) if fed.workload is not None else None
-        return _run(request, devices, store, run_id, progress, fed, pipeline, resumed, keep, scratch.cleanup, behalf)
+        return _run(request, devices, store, run_id, progress, fed, pipeline, resumed, keep, place.cleanup, behalf)
 
 
 def _run(

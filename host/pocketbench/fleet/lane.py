@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from pocketbench.measurement import Ended, Process
 from pocketbench.models import PlacedFile, printable
 from pocketbench.plan import Case, Request, program
 from pocketbench.results import Fidelity, Reason, Result
+from pocketbench.scratch import scratch
 from pocketbench.session.session import NoSpaceOnDevice
 from pocketbench.session.wire import JobFiles
 from pocketbench.store import health, lab
@@ -96,7 +96,7 @@ class Lane:
         )
         known = {program(case): self.scored[case.key] for case in self.cases if case.key in self.scored}
         self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = dict(known)
-        self._scratch = tempfile.TemporaryDirectory(prefix="pocketbench-")
+        self._scratch = scratch()
         self._scoring = Scoring(
             self.workload, self._link, self.request.plan, self._files, self.stop, Path(self._scratch.name)
         )
