@@ -181,13 +181,17 @@ def _energy(plan: pb.Plan, moves: loop.Moves, emitter: Emitter) -> None:
     if plan.settle_s > 0:
         emitter.begin("settle")
         time.sleep(plan.settle_s)
+    begun = device_info.clocks()
     emitter.begin("idle_before")
     time.sleep(plan.idle_s)
     emitter.begin("work")
     made = loop.lasting(moves, round(plan.work_s * S))
     emitter.begin("idle_after")
     time.sleep(plan.idle_s)
+    ended = device_info.clocks()
     emitter.begin("report")
+    boots = [(clocks.mono_ns, clocks.boottime_ns) for clocks in (begun, ended)]
+    emitter.reading("clock", "boottime", "ns", *boots)
     emitter.send(samples=_lasting("work", made))
 
 

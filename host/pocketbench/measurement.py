@@ -110,6 +110,11 @@ class Reading:
         """Last value less first; None where there are not two."""
         return self.value[-1] - self.value[0] if len(self.value) > 1 else None
 
+    @property
+    def ahead_ns(self) -> int:
+        """Of a clock: how much further it went than the monotonic one; 0 where that is not known."""
+        return self.change - (self.t_ns[-1] - self.t_ns[0]) if self.change is not None else 0
+
 
 @dataclass(frozen=True)
 class Observation:

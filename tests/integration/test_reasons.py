@@ -121,6 +121,22 @@ def test_clocks_and_memory_that_lie(bench: Bench) -> None:
         assert result["status"] == ("INVALID" if severity == "invalid" else "OK")
 
 
+@pytest.mark.skipif(CC is None, reason="no C compiler here: clocks that lie were not tried")
+def test_a_device_that_sleeps_while_its_energy_is_measured(bench: Bench) -> None:
+    """Of a gauge that says one thing all the time, and in the latency phase as well."""
+    library, root = bench.home / "liblying.so", bench.home / "root"
+    source = ROOT / "tests" / "peers" / "lying_clocks.c"
+    subprocess.run([str(CC), "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    gauge = root / "sys/class/hwmon/hwmon0"
+    gauge.mkdir(parents=True)
+    for name, text in (("name", "ina226"), ("power1_input", "5000000"), ("power1_label", "VDD_IN")):
+        (gauge / name).write_text(f"{text}\n")
+    local(bench, LD_PRELOAD=str(library), LIE="sleep", POCKETBENCH_ROOT=str(root))
+    told = (*QUICK, "--energy", "2", "--format", "json")
+    (result,) = bench("--device", "local", "--model", bench.null(sleep_ms=5), *told).results
+    assert ("suspended", "invalid") in {(r["code"], r["severity"]) for r in result["reasons"] if r["scope"] == "energy"}
+
+
 def test_a_device_that_started_anew_between_processes(bench: Bench) -> None:
     """Its boot id is another one."""
     root = bench.home / "root"

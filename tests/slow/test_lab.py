@@ -48,7 +48,7 @@ def test_a_worker_that_is_stopped_gives_its_work_back(lab: Lab) -> None:
     worker = lab.workers["lab-b"]
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(40) == 0
-    assert [(row["state"], row["where"]) for row in lab.queue()] == [("waits, attempt 2", "no worker")]
+    assert [(row["state"], row["where"]) for row in lab.queue()] == [("waits", "no worker")]
     (lab.bench.home / "lab-b.log").unlink()
     lab.begin("lab-b")
     # The stop was no try: what is lost after it is begun once more, as ever.

@@ -375,6 +375,12 @@ def test_energy_idle_drift() -> None:
     assert codes(warm) == {"energy_idle_drift": "invalid"}
 
 
+def test_a_device_that_slept_in_the_energy_phase() -> None:
+    for slept_ns, expected in ((50_000_000, {}), (2_000_000_000, {"suspended": "invalid"})):
+        boot = Reading("clock", "boottime", "ns", (0, 50 * S), (7, 50 * S + 7 + slept_ns))
+        assert codes(*rapl(), boot) == expected
+
+
 def test_throttled_in_the_energy_phase_is_energy_s_alone() -> None:
     fell = Reading("cpufreq:policy0", "ceiling", "khz", (5 * S, 20 * S), (2_400_000, 1_800_000))
     (reason,) = energy_reasons.judge(EnergyEvidence(found(*rapl(), fell)))

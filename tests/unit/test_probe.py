@@ -212,8 +212,9 @@ def test_old_agents_go_when_space_is_short(tmp_path: Path) -> None:
 def test_nothing_goes_while_somebody_measures(tmp_path: Path) -> None:
     lease = '{"epoch": 3, "owner": "ann", "until_unix_s": 1060}'
     probed = parse([*BOARD, f"lease={lease}"], free_kb=10)
-    with pytest.raises(DeviceBusy, match="pi5: in use by ann for 60 s more"):
+    with pytest.raises(DeviceBusy, match="pi5: in use by ann for 60 s more") as caught:
         remote._make_room("pi5", Shell(), probed, [], 10**9)  # type: ignore[arg-type]
+    assert caught.value.holder == "ann"
 
 
 def test_a_bundle_that_is_not_installed() -> None:

@@ -216,7 +216,7 @@ def _make_room(device: str, transport: Transport, probed: Probed, kept: Sequence
         return
     if probed.holder:
         # Somebody is measuring with one of them right now.
-        raise DeviceBusy(f"{device}: in use by {probed.holder}")
+        raise DeviceBusy(f"{device}: in use by {probed.holder}", probed.holder.rpartition(" for ")[0])
     names = [one.removeprefix(f"{probed.workdir}/") for one in kept]
     script = REMOVE_OLD.format(workdir=shlex.quote(probed.workdir), kept="|".join(names) or "''", left=REMOVE_LEFT)
     told = transport.run(["sh", "-c", script], UNPACK_TIMEOUT_S).stdout.decode(errors="replace")

@@ -183,7 +183,7 @@ def _entry(job: Job) -> Entry:
         _id(job),
         job.queue,
         str(job.status),
-        job.attempts + 1,
+        losses(job) + 1,
         str(told.get("run_id", "")),
         str(told.get("share", "")),
         len(told.get("cases", ())),

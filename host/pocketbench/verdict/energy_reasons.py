@@ -25,6 +25,7 @@ THRESHOLDS: Mapping[str, float] = {
     "rejected_share": 0.10,
     # Of the window at work, how far off the clock of a meter on the host may be.
     "clock_share": 0.01,
+    "suspend_ns": 100_000_000,
 }
 
 
@@ -114,6 +115,15 @@ def throttled(e: EnergyEvidence) -> Reason | None:
     return _invalid("throttled", f"while energy was measured: {told}") if told else None
 
 
+def suspended(e: EnergyEvidence) -> Reason | None:
+    """The device slept: what it took meanwhile is no inference's. Without its supply nothing keeps a phone awake."""
+    clocks = [r for r in e.found.readings if (r.source, r.quantity) == ("clock", "boottime")]
+    slept = max((r.ahead_ns for r in clocks), default=0)
+    if slept < THRESHOLDS["suspend_ns"]:
+        return None
+    return _invalid("suspended", f"the device slept for {slept / 1e9:.1f} s while its energy was measured")
+
+
 def energy_clock(e: EnergyEvidence) -> Reason | None:
     """A meter on the host whose clock is not known well enough against the device's."""
     found = e.found
@@ -144,6 +154,7 @@ CHECKS: Sequence[Callable[[EnergyEvidence], Reason | None]] = (
     energy_implausible,
     energy_idle_drift,
     throttled,
+    suspended,
     energy_clock,
     energy_unavailable,
     counter_wrapped,

@@ -418,9 +418,7 @@ def run_delay_share(processes: Sequence[Process]) -> float | None:
 def _skew(process: Process, clock: str) -> int:
     """How much further that clock went than the monotonic one, nanoseconds."""
     reading = process.reading("clock", clock)
-    if reading is None or reading.change is None:
-        return 0
-    return reading.change - (reading.t_ns[-1] - reading.t_ns[0])
+    return reading.ahead_ns if reading is not None else 0
 
 
 def _settled(process: Process) -> bool:
