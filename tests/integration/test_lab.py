@@ -71,6 +71,27 @@ def test_files_travel_and_code_does_not(lab: Lab, tmp_path: Path) -> None:
     waiting.communicate(timeout=30)
 
 
+def test_a_workload_that_is_another_file_there_is_not_run(lab: Lab, tmp_path: Path) -> None:
+    """It has changed between the question and the worker's look: no fault of the device."""
+    workload, ran = tmp_path / "work.py", tmp_path / "ran"
+    workload.write_text("def score(predict): raise SystemExit('of the one who asked')\n")
+    worker = lab.workers["lab-b"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        asking = lab.start(
+            "--device", "b1", "--model", lab.bench.null(), "--workload", workload, *QUICK, "--format", "json"
+        )
+        assert wait_until(lambda: any(row["target"] == "b1" for row in lab.queue()), 30)
+        workload.write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\ndef score(predict): ...\n")
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    stdout, stderr = asking.communicate(timeout=60)
+    (result,) = json.loads(stdout)["results"]
+    assert (asking.returncode, result["status"], result["reasons"][0]["code"]) == (3, "SKIPPED", "not_served"), stderr
+    assert str(workload) in result["reasons"][0]["message"] and not ran.exists()
+    assert "1 fault" not in lab("devices").stdout
+
+
 def test_what_nobody_serves_is_said_and_can_be_called_off(lab: Lab) -> None:
     waiting = lab.start("--device", "away", "--device", "any:box", "--model", lab.bench.null(), *QUICK)
     assert wait_until(lambda: [row["target"] for row in lab.queue()][:1] == ["away"], 30)
