@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.adb_clients import adb_of_its_own, daemon
-from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, wait_until
+from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, Ended, wait_until
 from tests.peers import native_tool
 
 TFLITE = DIGITS / "digits-int8.tflite"
@@ -80,9 +80,13 @@ class Phone:
 
     def measure(self) -> str:
         """A run; what it said meanwhile."""
-        ended = self.bench(*self.words, *QUICK)
+        return self.ended().stderr
+
+    def ended(self) -> Ended:
+        """A run that went well."""
+        ended = self.bench(*self.words, *QUICK, "--format", "json")
         assert ended.code == 0, ended.stderr
-        return ended.stderr
+        return ended
 
     @property
     def words(self) -> tuple[object, ...]:
@@ -129,6 +133,12 @@ def _phone(bench: Bench) -> Iterator[Phone]:
         yield made
 
 
+def warned(ended: Ended, code: str) -> str:
+    """What its one row says under that code; empty where it does not have it."""
+    (result,) = ended.results
+    return "".join(r["message"] for r in result["reasons"] if (r["code"], r["severity"]) == (code, "warn"))
+
+
 def journal(bench: Bench, device: str = "phone") -> list[str]:
     """What is still to be put back."""
     path = bench.home / "xdg_state_home" / "pocketbench" / "restore" / f"{device}.json"
@@ -138,13 +148,14 @@ def journal(bench: Bench, device: str = "phone") -> list[str]:
 def test_a_phone_is_prepared_and_put_back(phone: Phone) -> None:
     """Each setting once there and once back, the last change first."""
     phone.describe(WANTED)
-    said = phone.measure()
-    changes = phone.changes()
+    ended = phone.ended()
+    said, changes = ended.stderr, phone.changes()
     assert sorted(changes[:5]) == sorted(f"{name}={value}" for name, value in PREPARED.items()), said
     assert [change.partition("=")[0] for change in changes[5:]] == [
         change.partition("=")[0] for change in reversed(changes[:5])
     ]
     assert (phone.settings(), journal(phone.bench), "prepare:" in said) == (AFTER, [], False), said
+    assert warned(ended, "not_prepared") == ""
     phone.describe("prepare: {battery_saver: true, doze: true}")
     phone.measure()
     assert len(phone.changes()) == 10, "what is as it is wanted is left alone"
@@ -174,12 +185,14 @@ def test_a_phone_is_put_back_after_a_host_that_was_killed(phone: Phone) -> None:
 
 
 def test_what_could_not_be_set_need_not_be_put_back(phone: Phone) -> None:
-    """It is said once, and no later run speaks of it; whether the program admits it or not."""
+    """It is said once, and in the row; no later run speaks of it. Whether the program admits it or not."""
     phone.deaf(**{name: code % 2 for code, name in enumerate(BEFORE)})
     phone.describe(WANTED)
-    said = phone.measure()
+    ended = phone.ended()
+    said = ended.stderr
     for name in NAMES:
         assert f"prepare: {name} could not be set" in said, said
+        assert f"{name} could not be set" in warned(ended, "not_prepared"), ended.stdout
     assert ("put back" in said, journal(phone.bench), phone.settings()) == (False, [], BEFORE), said
 
 
@@ -188,7 +201,9 @@ def test_a_link_that_needs_the_radio_keeps_it(phone: Phone) -> None:
     phone.describe("prepare: {airplane_mode: true}")
     path = phone.bench.home / "devices.yaml"
     path.write_text(path.read_text().replace("serial:", "address:"))
-    assert "airplane_mode is left alone: it would cut the link" in phone.measure()
+    ended = phone.ended()
+    assert "airplane_mode is left alone: it would cut the link" in ended.stderr
+    assert "airplane_mode is left alone" in warned(ended, "not_prepared")
     assert phone.changes() == []
 
 
@@ -196,9 +211,10 @@ def test_what_is_no_phone_is_left_alone(bench: Bench) -> None:
     """Nothing can be read, nothing is written down, and no later run speaks of it."""
     (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {WANTED}}}\n")
     told = ("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK)
-    ended = bench(*told)
+    ended = bench(*told, "--format", "json")
     for name in NAMES:
         assert f"prepare: {name} cannot be read on this device, and is left alone" in ended.stderr
+        assert f"{name} cannot be read" in warned(ended, "not_prepared")
     assert ("put back" in ended.stderr, journal(bench, "local")) == (False, [])
 
 

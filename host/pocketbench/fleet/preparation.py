@@ -11,7 +11,7 @@ import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry, Prepare
@@ -81,13 +81,19 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 @contextlib.contextmanager
-def prepared(device: str, entry: DeviceEntry, link: Link, say: Say) -> Iterator[None]:
-    """What an earlier run left is put back first; then what the entry wants is set, and put back at the end."""
+def prepared(device: str, entry: DeviceEntry, link: Link, say: Say) -> Iterator[Sequence[str]]:
+    """What an earlier run left is put back first; then what the entry wants is set, and put back at the end.
+
+    Yields what is not as it is wanted, and why.
+    """
     _put_back(device, link, say)
+    failed = []
     try:
         for name, wanted in (entry.prepare or Prepare()).model_dump(exclude_none=True).items():
-            _set(device, entry, name, bool(wanted), link, say)
-        yield
+            if why := _set(device, entry, name, bool(wanted), link):
+                say(f"prepare: {why}")
+                failed.append(why)
+        yield failed
     finally:
         _put_back(device, link, say)
 
@@ -106,22 +112,20 @@ def supply_restored(device: str, say: Say) -> None:
             journal.forget(what)
 
 
-def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link, say: Say) -> None:
+def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link) -> str:
+    """Why it is not as wanted, or an empty string."""
     setting = SETTINGS[name]
     if name == "airplane_mode" and wanted and (entry.transport == "ssh" or entry.address):
-        say("prepare: airplane_mode is left alone: it would cut the link")
-        return
+        return "airplane_mode is left alone: it would cut the link"
     before = _ask(link, setting)
     if before is None:
-        say(f"prepare: {name} cannot be read on this device, and is left alone")
-        return
+        return f"{name} cannot be read on this device, and is left alone"
     value = setting.on if wanted else setting.off
     if before == value:
-        return
+        return ""
     Journal(device).remember(name, "device", setting.command(before))
     link.shell(setting.command(value))
-    if not _holds(link, setting, setting.command(value)):
-        say(f"prepare: {name} could not be set")
+    return "" if _holds(link, setting, setting.command(value)) else f"{name} could not be set"
 
 
 def _ask(link: Link, setting: Setting) -> str | None:
