@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.adb_clients import adb_of_its_own, daemon
-from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, Ended, wait_until
+from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, Ended, wait_until, workers
 from tests.peers import native_tool
 
 TFLITE = DIGITS / "digits-int8.tflite"
@@ -256,18 +257,19 @@ def _unlock(power: Path) -> None:
             (power / "wake_lock").write_text("")
 
 
+def cpusets(bench: Bench) -> set[str]:
+    """Those that agents and workers are in."""
+    return {Path(f"/proc/{pid}/cpuset").read_text().strip() for pid in bench.agents()}
+
+
 def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, kernel: Path) -> None:
     """A wake lock, and the agent with its workers in another cpuset; both put back, by the next run where it has to."""
     (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {ROOTS}}}\n")
     lock = kernel / "sys/power/wake_lock"
     told = ("--device", "local", "--model", bench.null(sleep_ms=1000), *QUICK)
-
-    def cpusets() -> set[str]:
-        return {Path(f"/proc/{pid}/cpuset").read_text().strip() for pid in bench.agents()}
-
     running = bench.start(*told)
-    moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets() == {"/foreground"}, 30)
-    assert (moved, lock.read_text()) == (True, "pocketbench\n"), (cpusets(), bench.agents())
+    moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets(bench) == {"/foreground"}, 30)
+    assert (moved, lock.read_text()) == (True, "pocketbench\n"), (cpusets(bench), bench.agents())
     running.kill()
     running.communicate(timeout=30)
     assert wait_until(lambda: not bench.agents(), 30)
@@ -276,3 +278,21 @@ def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, ker
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK)
     assert (ended.code, "put back" in ended.stderr, journal(bench, "local")) == (0, False, []), ended.stderr
     assert wait_until(lambda: lock.read_text() == "", 10)
+
+
+def test_an_agent_that_follows_a_killed_one_is_in_the_foreground_too(bench: Bench, kernel: Path) -> None:
+    """Nobody moved it when the run began; the way back is the first one's."""
+    (bench.home / "devices.yaml").write_text("devices:\n  local: {transport: local, prepare: {foreground: true}}\n")
+    long = ("--processes", "2", "--min-time", "2", "--max-time", "3", "--cooldown", "0", "--format", "json")
+    running = bench.start("--device", "local", "--model", bench.null(sleep_ms=50), *long)
+    assert wait_until(lambda: bool(workers(bench)), 30)
+    before = bench.agents()
+    for pid in set(before) - set(workers(bench)):
+        os.kill(pid, signal.SIGKILL)
+    moved = wait_until(lambda: bool(set(workers(bench)) - set(before)) and cpusets(bench) == {"/foreground"}, 30)
+    seen, kept = cpusets(bench), journal(bench, "local")
+    stdout, stderr = running.communicate(timeout=60)
+    assert (moved, kept, running.returncode) == (True, ["foreground"], 0), (seen, stderr)
+    (result,) = json.loads(stdout)["results"]
+    assert "not_prepared" not in [r["code"] for r in result["reasons"]], stderr
+    assert (journal(bench, "local"), result["attempt"]) == ([], 2), stderr

@@ -32,6 +32,8 @@ class Link:
         self._session: Session | None = None
         self._transport: Transport = create(device, entry)
         self.info: Device | None = None
+        # Called when it was opened anew; a DeviceError there is one of the link.
+        self.reopened: Callable[[], None] | None = None
 
     @property
     def live(self) -> Session:
@@ -77,6 +79,8 @@ class Link:
                 self._transport = create(self._device, self._entry)
                 self._transport.open()
                 self._connect()
+                if self.reopened is not None:
+                    self.reopened()
                 break
             except DeviceError as error:
                 # An agent that hangs under our own lease is a device that hangs.

@@ -11,7 +11,7 @@ import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry, Prepare
@@ -21,6 +21,8 @@ from pocketbench.fleet.restore import CommandFailed, Journal, run_here
 
 Say = Callable[[str], None]
 
+# They are of processes: an agent that follows another has not been told.
+OF_PROCESSES = ("foreground",)
 # A setting may take a moment to show.
 SETTLE_S, LOOK_S = 2.0, 0.25
 
@@ -84,17 +86,25 @@ SETTINGS: Mapping[str, Setting] = {
 def prepared(device: str, entry: DeviceEntry, link: Link, say: Say) -> Iterator[Sequence[str]]:
     """What an earlier run left is put back first; then what the entry wants is set, and put back at the end.
 
-    Yields what is not as it is wanted, and why.
+    Yields what is not as it is wanted, and why; that may grow when the link is opened anew.
     """
-    _put_back(device, link, say)
-    failed = []
-    try:
-        for name, wanted in (entry.prepare or Prepare()).model_dump(exclude_none=True).items():
-            if why := _set(device, entry, name, bool(wanted), link):
+    wanted = (entry.prepare or Prepare()).model_dump(exclude_none=True)
+    failed: list[str] = []
+
+    def make(names: Iterable[str], again: bool = False) -> None:
+        for name in names:
+            why = _set(device, entry, name, bool(wanted[name]), link, again)
+            if why and why not in failed:
                 say(f"prepare: {why}")
                 failed.append(why)
+
+    _put_back(device, link, say)
+    try:
+        make(wanted)
+        link.reopened = lambda: make([name for name in OF_PROCESSES if name in wanted], again=True)
         yield failed
     finally:
+        link.reopened = None
         _put_back(device, link, say)
 
 
@@ -112,8 +122,8 @@ def supply_restored(device: str, say: Say) -> None:
             journal.forget(what)
 
 
-def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link) -> str:
-    """Why it is not as wanted, or an empty string."""
+def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link, again: bool) -> str:
+    """Why it is not as wanted, or an empty string. What is set again has its way back already."""
     setting = SETTINGS[name]
     if name == "airplane_mode" and wanted and (entry.transport == "ssh" or entry.address):
         return "airplane_mode is left alone: it would cut the link"
@@ -123,7 +133,8 @@ def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link) -
     value = setting.on if wanted else setting.off
     if before == value:
         return ""
-    Journal(device).remember(name, "device", setting.command(before))
+    if not again:
+        Journal(device).remember(name, "device", setting.command(before))
     link.shell(setting.command(value))
     return "" if _holds(link, setting, setting.command(value)) else f"{name} could not be set"
 
