@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,9 +259,16 @@ def _unlock(power: Path) -> None:
             (power / "wake_lock").write_text("")
 
 
+def cpuset(pid: int) -> str:
+    """The one that it is in; empty where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cpuset").read_text().strip()
+    return ""
+
+
 def cpusets(bench: Bench) -> set[str]:
     """Those that agents and workers are in."""
-    return {Path(f"/proc/{pid}/cpuset").read_text().strip() for pid in bench.agents()}
+    return {cpuset(pid) for pid in bench.agents()}
 
 
 def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, kernel: Path) -> None:
@@ -296,3 +305,35 @@ def test_an_agent_that_follows_a_killed_one_is_in_the_foreground_too(bench: Benc
     (result,) = json.loads(stdout)["results"]
     assert "not_prepared" not in [r["code"] for r in result["reasons"]], stderr
     assert (journal(bench, "local"), result["attempt"]) == ([], 2), stderr
+
+
+@contextmanager
+def agent_in_name(home: Path) -> Iterator[int]:
+    """A process that looks like an agent of that home, and is none of this test's bench."""
+    words = [sys.executable, "-c", "import time; time.sleep(120)", "pocketbench_agent", "--home", str(home)]
+    with subprocess.Popen(words, env={"HOME": "/"}) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_every_agent_of_the_device_is_moved_and_no_other(bench: Bench, kernel: Path) -> None:
+    """One is in the foreground already, one ended after it was found, and one is somebody else's."""
+    (bench.home / "devices.yaml").write_text("devices:\n  local: {transport: local, prepare: {foreground: true}}\n")
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    finder = bench.home / "bin" / "pgrep"
+    finder.parent.mkdir()
+    finder.write_text(f'#!/bin/sh\n[ "$1" = -f ] && echo {gone.pid}\nexec {shutil.which("pgrep")} "$@"\n')
+    finder.chmod(0o755)
+    bench.environment["PATH"] = f"{finder.parent}:{os.environ['PATH']}"
+    home = bench.home / "xdg_cache_home" / "pocketbench" / "agent"
+    with agent_in_name(home) as ours, agent_in_name(bench.home / "elsewhere") as theirs:
+        (kernel / "dev/cpuset/foreground/cgroup.procs").write_text(f"{ours}\n")
+        running = bench.start("--device", "local", "--model", bench.null(sleep_ms=20), *QUICK, "--max-time", "3")
+        moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets(bench) == {"/foreground"}, 30)
+        seen = (cpuset(ours), cpuset(theirs), cpusets(bench))
+        said = running.communicate(timeout=60)
+        assert (moved, *seen[:2]) == (True, "/foreground", "/"), (seen, said)
+        assert (cpuset(ours), journal(bench, "local"), "prepare:" in said[1]) == ("/", [], False), said
