@@ -46,6 +46,7 @@ case "${0##*/} $*" in
 esac
 """
 NAMES = ("stay_awake", "airplane_mode", "battery_saver", "doze", "screen")
+HELD = "pocketbench\n"
 ROOTS = "prepare: {wake_lock: true, foreground: true}"
 BEFORE = {
     "stay_on_while_plugged_in": "3",
@@ -222,12 +223,23 @@ def test_what_is_no_phone_is_left_alone(bench: Bench) -> None:
 
 
 @pytest.fixture
-def kernel(bench: Bench) -> Iterator[Path]:
-    """A root folder with the kernel's own cpusets, as Android's init makes them, and the files of its wake locks."""
+def wake_locks(bench: Bench) -> Path:
+    """A root folder with the kernel's files of wake locks, and what it does with them."""
     root = bench.home / "root"
-    cpusets, power = root / "dev/cpuset", root / "sys/power"
-    cpusets.mkdir(parents=True)
+    power = root / "sys/power"
     power.mkdir(parents=True)
+    (power / "wake_lock").touch()
+    os.mkfifo(power / "wake_unlock")
+    threading.Thread(target=_unlock, args=(power,), daemon=True).start()
+    bench.environment["POCKETBENCH_ROOT"] = str(root)
+    return root
+
+
+@pytest.fixture
+def kernel(wake_locks: Path) -> Iterator[Path]:
+    """The same with the kernel's own cpusets, as Android's init makes them."""
+    cpusets = wake_locks / "dev/cpuset"
+    cpusets.mkdir(parents=True)
     mounted = subprocess.run(
         ["mount", "-t", "cgroup", "-o", "cpuset,noprefix", "none", cpusets], capture_output=True, text=True, check=False
     )
@@ -239,11 +251,7 @@ def kernel(bench: Bench) -> Iterator[Path]:
         for name in ("cpus", "mems"):
             path = next(one for one in (cpusets / name, cpusets / f"cpuset.{name}") if one.exists())
             (group / path.name).write_text(path.read_text())
-        (power / "wake_lock").touch()
-        os.mkfifo(power / "wake_unlock")
-        threading.Thread(target=_unlock, args=(power,), daemon=True).start()
-        bench.environment["POCKETBENCH_ROOT"] = str(root)
-        yield root
+        yield wake_locks
     finally:
         for pid in (group / "cgroup.procs").read_text().split() if group.exists() else ():
             (cpusets / "cgroup.procs").write_text(pid)
@@ -257,6 +265,43 @@ def _unlock(power: Path) -> None:
     while power.exists():
         if (power / "wake_unlock").read_text():
             (power / "wake_lock").write_text("")
+
+
+@pytest.mark.parametrize(("wanted", "before", "meanwhile"), [(True, "", HELD), (False, HELD, ""), (True, HELD, HELD)])
+def test_a_wake_lock_is_held_while_it_is_measured(
+    bench: Bench, wake_locks: Path, wanted: bool, before: str, meanwhile: str
+) -> None:
+    """Or let go; afterwards it is as before."""
+    lock = wake_locks / "sys/power/wake_lock"
+    lock.write_text(before)
+    wake_lock(bench, wanted)
+    told = (*QUICK, "--max-time", "3", "--format", "json")
+    running = bench.start("--device", "local", "--model", bench.null(sleep_ms=20), *told)
+    began = wait_until(lambda: bool(workers(bench)), 30)
+    seen = lock.read_text()
+    stdout, stderr = running.communicate(timeout=60)
+    assert (began, seen, running.returncode) == (True, meanwhile, 0), stderr
+    assert wait_until(lambda: lock.read_text() == before, 10)
+    assert ("prepare:" in stderr, "not_prepared" in stdout, journal(bench, "local")) == (False, False, []), stderr
+
+
+def test_a_wake_lock_that_only_root_may_write_is_left_alone(bench: Bench, wake_locks: Path) -> None:
+    """As it is on a phone that is not rooted."""
+    lock = wake_locks / "sys/power/wake_lock"
+    lock.chmod(0o444)
+    if os.access(lock, os.W_OK):
+        pytest.skip("root may write everything: a wake lock that is not ours was not tried")
+    wake_lock(bench, True)
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--format", "json")
+    assert "prepare: wake_lock cannot be read on this device, and is left alone" in ended.stderr
+    assert "wake_lock cannot be read" in warned(ended, "not_prepared")
+    assert (lock.read_text(), journal(bench, "local")) == ("", [])
+
+
+def wake_lock(bench: Bench, wanted: bool) -> None:
+    """A devices.yaml that asks for that."""
+    asked = f"prepare: {{wake_lock: {str(wanted).lower()}}}"
+    (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {asked}}}\n")
 
 
 def cpuset(pid: int) -> str:
@@ -278,7 +323,7 @@ def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, ker
     told = ("--device", "local", "--model", bench.null(sleep_ms=1000), *QUICK)
     running = bench.start(*told)
     moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets(bench) == {"/foreground"}, 30)
-    assert (moved, lock.read_text()) == (True, "pocketbench\n"), (cpusets(bench), bench.agents())
+    assert (moved, lock.read_text()) == (True, HELD), (cpusets(bench), bench.agents())
     running.kill()
     running.communicate(timeout=30)
     assert wait_until(lambda: not bench.agents(), 30)
