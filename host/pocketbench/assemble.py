@@ -59,6 +59,8 @@ class Context:
     load_avg: float | None = None
     has_thermal_sensor: bool = False
     driven: bool = False
+    # What `prepare:` asked for and the device is not, each with its why.
+    not_prepared: Sequence[str] = ()
 
 
 def assemble(
@@ -102,6 +104,10 @@ def assemble(
         # A case that did not end well has too few samples for that reason, and needs no second one.
         reasons += judged if not statuses else [r for r in judged if r.severity == "note"]
         statuses.append(verdict.status(judged))
+    # Of one that ended badly too: that may be why.
+    if context.not_prepared:
+        asked = f"not as 'prepare' asks: {'; '.join(context.not_prepared)}"
+        reasons.append(Reason("not_prepared", "warn", "case", asked))
     if energy is not None:
         reasons += energy_reasons.judge(energy)
     facts = next((p.facts for p in processes if p.facts is not None), None)

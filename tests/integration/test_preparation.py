@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.integration.adb_clients import adb_of_its_own, daemon
-from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, wait_until
+from tests.integration.conftest import DIGITS, QUICK, ROOT, Bench, Ended, wait_until, workers
 from tests.peers import native_tool
 
 TFLITE = DIGITS / "digits-int8.tflite"
@@ -43,6 +46,7 @@ case "${0##*/} $*" in
 esac
 """
 NAMES = ("stay_awake", "airplane_mode", "battery_saver", "doze", "screen")
+HELD = "pocketbench\n"
 ROOTS = "prepare: {wake_lock: true, foreground: true}"
 BEFORE = {
     "stay_on_while_plugged_in": "3",
@@ -80,9 +84,13 @@ class Phone:
 
     def measure(self) -> str:
         """A run; what it said meanwhile."""
-        ended = self.bench(*self.words, *QUICK)
+        return self.ended().stderr
+
+    def ended(self) -> Ended:
+        """A run that went well."""
+        ended = self.bench(*self.words, *QUICK, "--format", "json")
         assert ended.code == 0, ended.stderr
-        return ended.stderr
+        return ended
 
     @property
     def words(self) -> tuple[object, ...]:
@@ -129,6 +137,12 @@ def _phone(bench: Bench) -> Iterator[Phone]:
         yield made
 
 
+def warned(ended: Ended, code: str) -> str:
+    """What its one row says under that code; empty where it does not have it."""
+    (result,) = ended.results
+    return "".join(r["message"] for r in result["reasons"] if (r["code"], r["severity"]) == (code, "warn"))
+
+
 def journal(bench: Bench, device: str = "phone") -> list[str]:
     """What is still to be put back."""
     path = bench.home / "xdg_state_home" / "pocketbench" / "restore" / f"{device}.json"
@@ -138,13 +152,14 @@ def journal(bench: Bench, device: str = "phone") -> list[str]:
 def test_a_phone_is_prepared_and_put_back(phone: Phone) -> None:
     """Each setting once there and once back, the last change first."""
     phone.describe(WANTED)
-    said = phone.measure()
-    changes = phone.changes()
+    ended = phone.ended()
+    said, changes = ended.stderr, phone.changes()
     assert sorted(changes[:5]) == sorted(f"{name}={value}" for name, value in PREPARED.items()), said
     assert [change.partition("=")[0] for change in changes[5:]] == [
         change.partition("=")[0] for change in reversed(changes[:5])
     ]
     assert (phone.settings(), journal(phone.bench), "prepare:" in said) == (AFTER, [], False), said
+    assert warned(ended, "not_prepared") == ""
     phone.describe("prepare: {battery_saver: true, doze: true}")
     phone.measure()
     assert len(phone.changes()) == 10, "what is as it is wanted is left alone"
@@ -174,12 +189,14 @@ def test_a_phone_is_put_back_after_a_host_that_was_killed(phone: Phone) -> None:
 
 
 def test_what_could_not_be_set_need_not_be_put_back(phone: Phone) -> None:
-    """It is said once, and no later run speaks of it; whether the program admits it or not."""
+    """It is said once, and in the row; no later run speaks of it. Whether the program admits it or not."""
     phone.deaf(**{name: code % 2 for code, name in enumerate(BEFORE)})
     phone.describe(WANTED)
-    said = phone.measure()
+    ended = phone.ended()
+    said = ended.stderr
     for name in NAMES:
         assert f"prepare: {name} could not be set" in said, said
+        assert f"{name} could not be set" in warned(ended, "not_prepared"), ended.stdout
     assert ("put back" in said, journal(phone.bench), phone.settings()) == (False, [], BEFORE), said
 
 
@@ -188,7 +205,9 @@ def test_a_link_that_needs_the_radio_keeps_it(phone: Phone) -> None:
     phone.describe("prepare: {airplane_mode: true}")
     path = phone.bench.home / "devices.yaml"
     path.write_text(path.read_text().replace("serial:", "address:"))
-    assert "airplane_mode is left alone: it would cut the link" in phone.measure()
+    ended = phone.ended()
+    assert "airplane_mode is left alone: it would cut the link" in ended.stderr
+    assert "airplane_mode is left alone" in warned(ended, "not_prepared")
     assert phone.changes() == []
 
 
@@ -196,19 +215,31 @@ def test_what_is_no_phone_is_left_alone(bench: Bench) -> None:
     """Nothing can be read, nothing is written down, and no later run speaks of it."""
     (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {WANTED}}}\n")
     told = ("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK)
-    ended = bench(*told)
+    ended = bench(*told, "--format", "json")
     for name in NAMES:
         assert f"prepare: {name} cannot be read on this device, and is left alone" in ended.stderr
+        assert f"{name} cannot be read" in warned(ended, "not_prepared")
     assert ("put back" in ended.stderr, journal(bench, "local")) == (False, [])
 
 
 @pytest.fixture
-def kernel(bench: Bench) -> Iterator[Path]:
-    """A root folder with the kernel's own cpusets, as Android's init makes them, and the files of its wake locks."""
+def wake_locks(bench: Bench) -> Path:
+    """A root folder with the kernel's files of wake locks, and what it does with them."""
     root = bench.home / "root"
-    cpusets, power = root / "dev/cpuset", root / "sys/power"
-    cpusets.mkdir(parents=True)
+    power = root / "sys/power"
     power.mkdir(parents=True)
+    (power / "wake_lock").touch()
+    os.mkfifo(power / "wake_unlock")
+    threading.Thread(target=_unlock, args=(power,), daemon=True).start()
+    bench.environment["POCKETBENCH_ROOT"] = str(root)
+    return root
+
+
+@pytest.fixture
+def kernel(wake_locks: Path) -> Iterator[Path]:
+    """The same with the kernel's own cpusets, as Android's init makes them."""
+    cpusets = wake_locks / "dev/cpuset"
+    cpusets.mkdir(parents=True)
     mounted = subprocess.run(
         ["mount", "-t", "cgroup", "-o", "cpuset,noprefix", "none", cpusets], capture_output=True, text=True, check=False
     )
@@ -220,11 +251,7 @@ def kernel(bench: Bench) -> Iterator[Path]:
         for name in ("cpus", "mems"):
             path = next(one for one in (cpusets / name, cpusets / f"cpuset.{name}") if one.exists())
             (group / path.name).write_text(path.read_text())
-        (power / "wake_lock").touch()
-        os.mkfifo(power / "wake_unlock")
-        threading.Thread(target=_unlock, args=(power,), daemon=True).start()
-        bench.environment["POCKETBENCH_ROOT"] = str(root)
-        yield root
+        yield wake_locks
     finally:
         for pid in (group / "cgroup.procs").read_text().split() if group.exists() else ():
             (cpusets / "cgroup.procs").write_text(pid)
@@ -240,18 +267,63 @@ def _unlock(power: Path) -> None:
             (power / "wake_lock").write_text("")
 
 
+@pytest.mark.parametrize(("wanted", "before", "meanwhile"), [(True, "", HELD), (False, HELD, ""), (True, HELD, HELD)])
+def test_a_wake_lock_is_held_while_it_is_measured(
+    bench: Bench, wake_locks: Path, wanted: bool, before: str, meanwhile: str
+) -> None:
+    """Or let go; afterwards it is as before."""
+    lock = wake_locks / "sys/power/wake_lock"
+    lock.write_text(before)
+    wake_lock(bench, wanted)
+    told = (*QUICK, "--max-time", "3", "--format", "json")
+    running = bench.start("--device", "local", "--model", bench.null(sleep_ms=20), *told)
+    began = wait_until(lambda: bool(workers(bench)), 30)
+    seen = lock.read_text()
+    stdout, stderr = running.communicate(timeout=60)
+    assert (began, seen, running.returncode) == (True, meanwhile, 0), stderr
+    assert wait_until(lambda: lock.read_text() == before, 10)
+    assert ("prepare:" in stderr, "not_prepared" in stdout, journal(bench, "local")) == (False, False, []), stderr
+
+
+def test_a_wake_lock_that_only_root_may_write_is_left_alone(bench: Bench, wake_locks: Path) -> None:
+    """As it is on a phone that is not rooted."""
+    lock = wake_locks / "sys/power/wake_lock"
+    lock.chmod(0o444)
+    if os.access(lock, os.W_OK):
+        pytest.skip("root may write everything: a wake lock that is not ours was not tried")
+    wake_lock(bench, True)
+    ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK, "--format", "json")
+    assert "prepare: wake_lock cannot be read on this device, and is left alone" in ended.stderr
+    assert "wake_lock cannot be read" in warned(ended, "not_prepared")
+    assert (lock.read_text(), journal(bench, "local")) == ("", [])
+
+
+def wake_lock(bench: Bench, wanted: bool) -> None:
+    """A devices.yaml that asks for that."""
+    asked = f"prepare: {{wake_lock: {str(wanted).lower()}}}"
+    (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {asked}}}\n")
+
+
+def cpuset(pid: int) -> str:
+    """The one that it is in; empty where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cpuset").read_text().strip()
+    return ""
+
+
+def cpusets(bench: Bench) -> set[str]:
+    """Those that agents and workers are in."""
+    return {cpuset(pid) for pid in bench.agents()}
+
+
 def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, kernel: Path) -> None:
     """A wake lock, and the agent with its workers in another cpuset; both put back, by the next run where it has to."""
     (bench.home / "devices.yaml").write_text(f"devices:\n  local: {{transport: local, {ROOTS}}}\n")
     lock = kernel / "sys/power/wake_lock"
     told = ("--device", "local", "--model", bench.null(sleep_ms=1000), *QUICK)
-
-    def cpusets() -> set[str]:
-        return {Path(f"/proc/{pid}/cpuset").read_text().strip() for pid in bench.agents()}
-
     running = bench.start(*told)
-    moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets() == {"/foreground"}, 30)
-    assert (moved, lock.read_text()) == (True, "pocketbench\n"), (cpusets(), bench.agents())
+    moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets(bench) == {"/foreground"}, 30)
+    assert (moved, lock.read_text()) == (True, HELD), (cpusets(bench), bench.agents())
     running.kill()
     running.communicate(timeout=30)
     assert wait_until(lambda: not bench.agents(), 30)
@@ -260,3 +332,53 @@ def test_a_device_that_neither_sleeps_nor_is_in_the_background(bench: Bench, ker
     ended = bench("--device", "local", "--model", bench.null(sleep_ms=1), *QUICK)
     assert (ended.code, "put back" in ended.stderr, journal(bench, "local")) == (0, False, []), ended.stderr
     assert wait_until(lambda: lock.read_text() == "", 10)
+
+
+def test_an_agent_that_follows_a_killed_one_is_in_the_foreground_too(bench: Bench, kernel: Path) -> None:
+    """Nobody moved it when the run began; the way back is the first one's."""
+    (bench.home / "devices.yaml").write_text("devices:\n  local: {transport: local, prepare: {foreground: true}}\n")
+    long = ("--processes", "2", "--min-time", "2", "--max-time", "3", "--cooldown", "0", "--format", "json")
+    running = bench.start("--device", "local", "--model", bench.null(sleep_ms=50), *long)
+    assert wait_until(lambda: bool(workers(bench)), 30)
+    before = bench.agents()
+    for pid in set(before) - set(workers(bench)):
+        os.kill(pid, signal.SIGKILL)
+    moved = wait_until(lambda: bool(set(workers(bench)) - set(before)) and cpusets(bench) == {"/foreground"}, 30)
+    seen, kept = cpusets(bench), journal(bench, "local")
+    stdout, stderr = running.communicate(timeout=60)
+    assert (moved, kept, running.returncode) == (True, ["foreground"], 0), (seen, stderr)
+    (result,) = json.loads(stdout)["results"]
+    assert "not_prepared" not in [r["code"] for r in result["reasons"]], stderr
+    assert (journal(bench, "local"), result["attempt"]) == ([], 2), stderr
+
+
+@contextmanager
+def agent_in_name(home: Path) -> Iterator[int]:
+    """A process that looks like an agent of that home, and is none of this test's bench."""
+    words = [sys.executable, "-c", "import time; time.sleep(120)", "pocketbench_agent", "--home", str(home)]
+    with subprocess.Popen(words, env={"HOME": "/"}) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_every_agent_of_the_device_is_moved_and_no_other(bench: Bench, kernel: Path) -> None:
+    """One is in the foreground already, one ended after it was found, and one is somebody else's."""
+    (bench.home / "devices.yaml").write_text("devices:\n  local: {transport: local, prepare: {foreground: true}}\n")
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    finder = bench.home / "bin" / "pgrep"
+    finder.parent.mkdir()
+    finder.write_text(f'#!/bin/sh\n[ "$1" = -f ] && echo {gone.pid}\nexec {shutil.which("pgrep")} "$@"\n')
+    finder.chmod(0o755)
+    bench.environment["PATH"] = f"{finder.parent}:{os.environ['PATH']}"
+    home = bench.home / "xdg_cache_home" / "pocketbench" / "agent"
+    with agent_in_name(home) as ours, agent_in_name(bench.home / "elsewhere") as theirs:
+        (kernel / "dev/cpuset/foreground/cgroup.procs").write_text(f"{ours}\n")
+        running = bench.start("--device", "local", "--model", bench.null(sleep_ms=20), *QUICK, "--max-time", "3")
+        moved = wait_until(lambda: len(bench.agents()) > 2 and cpusets(bench) == {"/foreground"}, 30)
+        seen = (cpuset(ours), cpuset(theirs), cpusets(bench))
+        said = running.communicate(timeout=60)
+        assert (moved, *seen[:2]) == (True, "/foreground", "/"), (seen, said)
+        assert (cpuset(ours), journal(bench, "local"), "prepare:" in said[1]) == ("/", [], False), said

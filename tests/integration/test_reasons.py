@@ -38,6 +38,7 @@ PLANTED: Mapping[str, str] = {
     **dict.fromkeys(
         ("battery_saver", "background_cpuset"), f"{CONDITIONS}::test_what_android_says_of_heat_and_savings_counts"
     ),
+    "not_prepared": "integration/test_preparation.py::test_what_could_not_be_set_need_not_be_put_back",
     "energy_clock": f"{CONDITIONS}::test_a_plug_that_answers_late_has_no_clock",
     "energy_unavailable": f"{CONDITIONS}::test_a_plug_on_the_wall_is_a_meter",
     **dict.fromkeys(

@@ -143,6 +143,15 @@ def test_a_process_without_a_message_names_its_stage() -> None:
     assert result.reasons[0].message == "failed in stage load"
 
 
+@pytest.mark.parametrize("bad", [[], [broken("signal")]])
+def test_what_could_not_be_prepared_is_said_of_every_result(bad: list[Process]) -> None:
+    failed = ("doze could not be set", "airplane_mode is left alone: it would cut the link")
+    result = assemble(facts.case(), [*facts.processes(), *bad], replace(CONTEXT, not_prepared=failed))
+    (reason,) = (r for r in result.reasons if r.code == "not_prepared")
+    assert (reason.severity, result.status) == ("warn", "CRASHED" if bad else "OK")
+    assert all(why in reason.message for why in failed)
+
+
 def test_the_same_reason_is_given_once() -> None:
     result = assemble(facts.case(), [broken("signal"), broken("signal")], CONTEXT)
     assert len(result.reasons) == 1

@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from pocketbench.config.devices import DeviceEntry
@@ -29,6 +30,8 @@ class RunningAgent:
     process: Spawned
     # Of an agent that is not on its device: has sets of files put there. The errors are DeviceErrors.
     place: Callable[[Sequence[Sequence[PlacedFile]]], None] | None = None
+    # As its command line names it; empty where none runs on the device.
+    home: str = ""
 
 
 def local_home(entry: DeviceEntry | None = None) -> Path:
@@ -84,7 +87,8 @@ def start(device: str, transport: Transport, command: Sequence[str]) -> RunningA
     if not isinstance(port, int) or not 0 < port < 65536:
         process.end()
         raise NotReachable(f"{device}: the agent did not start: {_shown(told.get('error', 'it named no port'))}")
-    return RunningAgent(transport.forward(port), token, str(told.get("build", "")), process)
+    home = dict(pairwise(command)).get("--home", "")
+    return RunningAgent(transport.forward(port), token, str(told.get("build", "")), process, home=home)
 
 
 def _shown(told: object) -> str:

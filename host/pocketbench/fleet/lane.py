@@ -85,6 +85,7 @@ class Lane:
         self._fence: Fence | None = None
         self._link = Link(self.device, self.entry, self.stop, self.progress.say, self.turns)
         self._gate: Gate | None = None
+        self._not_prepared: Sequence[str] = ()
         self._phase = EnergyPhase(
             self.device,
             self.entry.power or Power(),
@@ -192,7 +193,7 @@ class Lane:
             self.progress.say(f"{self.device}: {text}")
 
         supply_restored(self.device, say)
-        with self._link.opened(), prepared(self.device, self.entry, self._link, say):
+        with self._link.opened(), prepared(self.device, self.entry, self._link, say) as self._not_prepared:
             yield
 
     def _lose(self) -> None:
@@ -438,4 +439,5 @@ class Lane:
             load_avg=self._gate.load_avg if self._gate else None,
             has_thermal_sensor=self._gate.has_sensor if self._gate else False,
             driven=self.entry.driven,
+            not_prepared=tuple(self._not_prepared),
         )

@@ -32,6 +32,10 @@ class Link:
         self._session: Session | None = None
         self._transport: Transport = create(device, entry)
         self.info: Device | None = None
+        # Of the agent that was begun last: also when it is gone.
+        self.agent_home = ""
+        # Called when it was opened anew; a DeviceError there is one of the link.
+        self.reopened: Callable[[], None] | None = None
 
     @property
     def live(self) -> Session:
@@ -77,6 +81,8 @@ class Link:
                 self._transport = create(self._device, self._entry)
                 self._transport.open()
                 self._connect()
+                if self.reopened is not None:
+                    self.reopened()
                 break
             except DeviceError as error:
                 # An agent that hangs under our own lease is a device that hangs.
@@ -107,7 +113,7 @@ class Link:
         except BaseException:
             running.process.end()
             raise
-        self._session, self.info = session, session.info
+        self._session, self.info, self.agent_home = session, session.info, running.home
 
     def _disconnect(self) -> None:
         if self._session is not None:

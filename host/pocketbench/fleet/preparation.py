@@ -11,16 +11,19 @@ import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocketbench.config.devices import DeviceEntry, Prepare
 from pocketbench.errors import DeviceError
 from pocketbench.fleet.link import Link
 from pocketbench.fleet.restore import CommandFailed, Journal, run_here
+from pocketbench.transports import Completed
 
 Say = Callable[[str], None]
 
+# They are of processes: an agent that follows another has not been told.
+OF_PROCESSES = ("foreground",)
 # A setting may take a moment to show.
 SETTLE_S, LOOK_S = 2.0, 0.25
 
@@ -68,27 +71,42 @@ SETTINGS: Mapping[str, Setting] = {
         "wake_unlock",
         'echo pocketbench > "$POCKETBENCH_ROOT/sys/power/"{value}',
     ),
-    # Of the agent and what it has begun already; its workers inherit it.
+    # Of the device's agent, or several, and what they have begun already; their workers inherit it.
     "foreground": Setting(
-        "cat \"/proc/$(pgrep -f '[p]ocketbench_agent --home' | head -n 1)/cpuset\"",
+        'for p in $(pgrep -f "$agent"); do cat "/proc/$p/cpuset"; done',
         r"/[\w./-]{0,100}",
         "/foreground",
         "/background",
-        "for p in $(pgrep -f '[p]ocketbench_agent'); do "
-        'echo "$p" > "$POCKETBENCH_ROOT/dev/cpuset"{value}/cgroup.procs || exit 1; done',
+        'for a in $(pgrep -f "$agent"); do for p in $a $(pgrep -P "$a"); do '
+        # One that has ended meanwhile is none of those that are looked at afterwards.
+        'echo "$p" > "$POCKETBENCH_ROOT/dev/cpuset"{value}/cgroup.procs; done; done; true',
     ),
 }
 
 
 @contextlib.contextmanager
-def prepared(device: str, entry: DeviceEntry, link: Link, say: Say) -> Iterator[None]:
-    """What an earlier run left is put back first; then what the entry wants is set, and put back at the end."""
+def prepared(device: str, entry: DeviceEntry, link: Link, say: Say) -> Iterator[Sequence[str]]:
+    """What an earlier run left is put back first; then what the entry wants is set, and put back at the end.
+
+    Yields what is not as it is wanted, and why; that may grow when the link is opened anew.
+    """
+    wanted = (entry.prepare or Prepare()).model_dump(exclude_none=True)
+    failed: list[str] = []
+
+    def make(names: Iterable[str], again: bool = False) -> None:
+        for name in names:
+            why = _set(device, entry, name, bool(wanted[name]), link, again)
+            if why and why not in failed:
+                say(f"prepare: {why}")
+                failed.append(why)
+
     _put_back(device, link, say)
     try:
-        for name, wanted in (entry.prepare or Prepare()).model_dump(exclude_none=True).items():
-            _set(device, entry, name, bool(wanted), link, say)
-        yield
+        make(wanted)
+        link.reopened = lambda: make([name for name in OF_PROCESSES if name in wanted], again=True)
+        yield failed
     finally:
+        link.reopened = None
         _put_back(device, link, say)
 
 
@@ -106,34 +124,41 @@ def supply_restored(device: str, say: Say) -> None:
             journal.forget(what)
 
 
-def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link, say: Say) -> None:
+def _set(device: str, entry: DeviceEntry, name: str, wanted: bool, link: Link, again: bool) -> str:
+    """Why it is not as wanted, or an empty string. What is set again has its way back already."""
     setting = SETTINGS[name]
     if name == "airplane_mode" and wanted and (entry.transport == "ssh" or entry.address):
-        say("prepare: airplane_mode is left alone: it would cut the link")
-        return
-    before = _ask(link, setting)
-    if before is None:
-        say(f"prepare: {name} cannot be read on this device, and is left alone")
-        return
+        return "airplane_mode is left alone: it would cut the link"
+    answers = _ask(link, setting)
+    if not answers:
+        return f"{name} cannot be read on this device, and is left alone"
     value = setting.on if wanted else setting.off
+    before = next((answer for answer in answers if answer != value), value)
     if before == value:
-        return
-    Journal(device).remember(name, "device", setting.command(before))
-    link.shell(setting.command(value))
-    if not _holds(link, setting, setting.command(value)):
-        say(f"prepare: {name} could not be set")
+        return ""
+    if not again:
+        Journal(device).remember(name, "device", setting.command(before))
+    _shell(link, setting.command(value))
+    return "" if _holds(link, setting, setting.command(value)) else f"{name} could not be set"
 
 
-def _ask(link: Link, setting: Setting) -> str | None:
-    answer = link.shell(setting.read).stdout.decode(errors="replace").strip()
-    return answer if re.fullmatch(setting.answer, answer) else None
+def _shell(link: Link, line: str) -> Completed:
+    """A line for the device's shell; `$agent` there is a pattern for the command line of the agent."""
+    pattern = "[p]ocketbench_agent --home " + re.sub(r"[^\w/]", ".", link.agent_home) + "( |$)"
+    return link.shell(f"agent={shlex.quote(pattern)}; {line}")
+
+
+def _ask(link: Link, setting: Setting) -> Sequence[str]:
+    """Its answers, of several processes one each; none where it cannot be read."""
+    answers = _shell(link, setting.read).stdout.decode(errors="replace").split()
+    return answers if all(re.fullmatch(setting.answer, answer) for answer in answers) else ()
 
 
 def _holds(link: Link, setting: Setting, command: str) -> bool | None:
     """Is it as that command makes it? None where it cannot be read."""
     until = time.monotonic() + SETTLE_S
-    while (now := _ask(link, setting)) is not None:
-        if setting.command(now) == command:
+    while now := _ask(link, setting):
+        if all(setting.command(answer) == command for answer in now):
             return True
         if time.monotonic() > until:
             return False
@@ -147,7 +172,7 @@ def _put_back(device: str, link: Link, say: Say) -> None:
     for what, where, command in journal.pending():
         if where == "device":
             try:
-                code = link.shell(command).code
+                code = _shell(link, command).code
                 setting = SETTINGS.get(what)
                 held = _holds(link, setting, command) if setting is not None else None
                 # One that could not be set cannot be put back either, and is as it was.

@@ -382,6 +382,7 @@ CHECKS: Sequence[Callable[[Evidence], Reason | None]] = (
 CODES: Sequence[str] = (
     *dict.fromkeys(check.__name__ for check in (*CHECKS, *energy_reasons.CHECKS)),
     "runtime_differs",
+    "not_prepared",
     "load_failed",
     "run_failed",
     "workload_failed",
