@@ -27,8 +27,9 @@ from conditions import conditions  # type: ignore[import-not-found]
 from sqlalchemy import insert, text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from pocketbench.documents import to_doc
 from pocketbench.plan import Plan, Request
-from pocketbench.results import METRICS, Delegate, DeviceFacts, Latency, Model, Result, Runtime, to_doc
+from pocketbench.results import METRICS, Delegate, DeviceFacts, Latency, Model, Result, Runtime
 from pocketbench.series import series_key
 from pocketbench.store import nights, schema, series
 from pocketbench.store.store import Store, request_doc

@@ -1,20 +1,17 @@
 """A Result: what was measured of a case, its statistics and its verdict.
 
 The dataclasses have the names, units and nesting of the JSON (schema 1, report/result.schema.json), so that
-`to_doc` and `from_doc` are the only translation. None is "unavailable"; 0 never is.
+`to_doc` and `from_doc` of documents.py are the only translation. None is "unavailable"; 0 never is.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from pocketbench.measurement import Process
-
-R = TypeVar("R")
 
 STATUSES = ("OK", "INVALID", "FALLBACK", "FAILED", "TIMEOUT", "CRASHED", "LOST", "SKIPPED")
 
@@ -426,34 +423,3 @@ def with_samples(result: Result, processes: Mapping[int, Process]) -> Result:
     """With the timed runs of the processes that ended well, in the order of rounds."""
     samples = tuple(tuple(p.run_ns.tolist()) for _, p in sorted(processes.items()) if p.ended.how == "ok")
     return replace(result, samples_ns=samples)
-
-
-def to_doc(value: Any) -> Any:
-    """The JSON form of a result or a part of it."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_doc(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_doc(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_doc(item) for item in value]
-    return value
-
-
-def from_doc(kind: type[R], doc: Mapping[str, Any]) -> R:
-    """A dataclass from its JSON form; unknown keys are ignored, missing ones take their default."""
-    hints = get_type_hints(kind)
-    known = {f.name: _build(hints[f.name], doc[f.name]) for f in fields(kind) if f.name in doc}  # type: ignore[arg-type]
-    return kind(**known)
-
-
-def _build(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(arm for arm in get_args(hint) if arm is not type(None))
-    if is_dataclass(hint):
-        return from_doc(hint, value)  # type: ignore[arg-type]
-    if get_origin(hint) is not None and isinstance(value, list):
-        inner = get_args(hint)[0] if get_args(hint) else Any
-        return tuple(_build(inner, item) for item in value)
-    return value

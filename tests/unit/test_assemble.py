@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pocketbench.assemble import STATUS_OF, Context, assemble, case_reason
+from pocketbench.documents import from_doc, to_doc
 from pocketbench.measurement import Ended, Process, Tensor
-from pocketbench.results import METRICS, STATUSES, Accuracy, Fidelity, Result, from_doc, to_doc
+from pocketbench.results import METRICS, STATUSES, Accuracy, Fidelity, Result
 from pocketbench.verdict.verdict import CODES
 from pocketbench_agent.device_info import Cluster
 from tests.unit import facts

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pocketbench.documents import from_doc, to_doc
 from pocketbench.night import (
     AMBER,
     LEARNING,
@@ -27,7 +28,6 @@ from pocketbench.night import (
 from pocketbench.report import night_text
 from pocketbench.report.junit import as_junit
 from pocketbench.report.night_html import as_html
-from pocketbench.results import from_doc, to_doc
 
 EVIL = "<img src=x onerror=alert(1)>|`$(id)`\x1b[31m\0\"'&"
 

@@ -18,8 +18,9 @@ import jsonschema
 import pytest
 
 from pocketbench import __version__, report
+from pocketbench.documents import from_doc
 from pocketbench.report import Report, columns, numbers
-from pocketbench.results import Accuracy, Delegate, DeviceFacts, Io, Memory, Model, OpShare, Result, Runtime, from_doc
+from pocketbench.results import Accuracy, Delegate, DeviceFacts, Io, Memory, Model, OpShare, Result, Runtime
 from tests.unit import facts
 from tests.unit.facts import MS
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from pocketbench.cli.options import store_option
+from pocketbench.documents import to_doc
 from pocketbench.errors import UsageError, nearest
 from pocketbench.models import printable
 from pocketbench.plan import READERS
 from pocketbench.report.columns import MISSING
 from pocketbench.report.numbers import significant
-from pocketbench.results import Result, to_doc
+from pocketbench.results import Result
 from pocketbench.store.store import Store
 
 

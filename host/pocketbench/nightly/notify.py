@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Sequence
 
 from pocketbench.config.suite import Notify
+from pocketbench.documents import to_doc
 from pocketbench.night import Alarm, Night
 from pocketbench.report.night_text import headline
-from pocketbench.results import to_doc
 
 TIMEOUT_S = 10.0
 

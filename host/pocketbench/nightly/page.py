@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketbench import __version__
+from pocketbench.documents import from_doc, to_doc
 from pocketbench.models import printable
 from pocketbench.night import (
     AMBER,
@@ -27,7 +28,7 @@ from pocketbench.nightly import pairs
 from pocketbench.nightly.judge import Judged
 from pocketbench.plan import Case
 from pocketbench.report.findings import pareto
-from pocketbench.results import METRICS, DeviceFacts, Result, from_doc, to_doc
+from pocketbench.results import METRICS, DeviceFacts, Result
 from pocketbench.store.nights import Earlier, Stored
 
 

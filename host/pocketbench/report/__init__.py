@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pocketbench import __version__
+from pocketbench.documents import to_doc
 from pocketbench.models import printable
 from pocketbench.report.columns import table
 from pocketbench.report.findings import findings
 from pocketbench.report.profile import profile_tables
-from pocketbench.results import Result, to_doc
+from pocketbench.results import Result
 from pocketbench.store.store import now
 
 SCHEMA = 1

@@ -7,11 +7,11 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from pocketbench.documents import to_doc
 from pocketbench.models import printable
 from pocketbench.night import AMBER, IMPROVED, LEARNING, OK, RED, SUSPECTED, Night, SeriesNight
 from pocketbench.report import escaped
 from pocketbench.report.numbers import significant
-from pocketbench.results import to_doc
 
 SCHEMA = 1
 WORST_FIRST = (RED, AMBER, SUSPECTED, IMPROVED, OK, LEARNING)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketbench.documents import from_doc, to_doc
 from pocketbench.errors import StoreError
 from pocketbench.measurement import Nanoseconds, Process
-from pocketbench.results import from_doc, to_doc
 
 # Level 1: three bytes a sample, and storing stays far cheaper than measuring.
 LEVEL = 1

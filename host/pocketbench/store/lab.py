@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Select, delete, func, select, update
 
+from pocketbench.documents import from_doc
 from pocketbench.errors import UsageError
 from pocketbench.models import PlacedFile
-from pocketbench.results import from_doc
 from pocketbench.store import schema
 from pocketbench.store.lease import orphaned
 from pocketbench.store.spool import Fence, stands

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import insert, select, update
 
+from pocketbench.documents import from_doc, to_doc
 from pocketbench.night import Alarm
-from pocketbench.results import Result, from_doc, to_doc
+from pocketbench.results import Result
 from pocketbench.store import codec, schema
 from pocketbench.store.series import mixed_units
 from pocketbench.store.store import ITEMS_ROUND, Store, now

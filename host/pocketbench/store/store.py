@@ -23,11 +23,12 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from pocketbench import __version__
+from pocketbench.documents import from_doc, to_doc
 from pocketbench.errors import StoreError, UsageError
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile
 from pocketbench.plan import Request
-from pocketbench.results import METRICS, Result, from_doc, to_doc, with_samples
+from pocketbench.results import METRICS, Result, with_samples
 from pocketbench.series import series_key
 from pocketbench.store import codec, engine, migrations, schema, spool
 from pocketbench.store.spool import Fence, Row
