@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pocketbench.compress.recipe import parse
-from pocketbench.figures.goal import Term
+from pocketbench.figures.goal import Term, better
 from pocketbench.plan import ORIGINAL
 from pocketbench.results import Result
 
@@ -37,10 +37,12 @@ class Row:
     change: float
     highest: float
     reference: float
+    # Of a change of the metric for the better.
+    sign: int = 1
 
     def followed(self, time: float, size: float) -> Row:
         """At its best after another step that makes it so much smaller and faster."""
-        return Row(self.time * min(1.0, time), self.size * min(1.0, size), self.highest, self.highest, self.reference)
+        return replace(self, time=self.time * min(1.0, time), size=self.size * min(1.0, size), change=self.highest)
 
     def beats(self, other: Row) -> bool:
         """As fast, as small and as accurate as the other can be."""
@@ -142,9 +144,10 @@ class Search:
         )
 
     def _hopeless(self, row: Row) -> bool:
-        bounds = [term for term in self.terms if term.name == "accuracy"]
-        allowed = [term.limit / 100 if term.points else term.limit - row.reference for term in bounds]
-        return row.highest < (max(allowed) if allowed else -LOST * row.reference)
+        allowed = [term.least_change(row.reference, row.sign) for term in self.terms if term.name == "accuracy"]
+        # Of an error rate it is the rest that can be lost.
+        whole = row.reference if row.sign > 0 else 1 - row.reference
+        return row.highest < (max(allowed) if allowed else -LOST * whole)
 
 
 def is_costly(recipe: str) -> bool:
@@ -160,7 +163,7 @@ def _row(result: Result, original: Result) -> Row | None:
     if before is None or after is None or before.p50 is None or after.p50 is None or found.difference is None:
         return None
     ends = found.difference_ci95 or (found.difference, found.difference)
-    sign = 1 if found.higher_is_better else -1
+    sign = better(found)
     highest = max(sign * one for one in ends)
     size = result.model.bytes / original.model.bytes
-    return Row(after.p50 / before.p50, size, sign * found.difference, highest, found.reference or 0.0)
+    return Row(after.p50 / before.p50, size, sign * found.difference, highest, found.reference or 0.0, sign)

@@ -61,7 +61,8 @@ def goal_lines(judged: Sequence[goals.Judgement], text: str, paths: Mapping[str,
         head = f"goal {text} on {printable(one.device)}"
         if one.winner is not None:
             path = paths.get(one.winner.model.sha256)
-            lines.append(f"{head}: {_variant(one.winner)} wins{f': {printable(path)}' if path else ''}")
+            doubts = "".join(_doubt(term, one.winner) for term in one.unsure)
+            lines.append(f"{head}: {_variant(one.winner)} wins{doubts}{f': {printable(path)}' if path else ''}")
         elif one.nearest is None:
             lines.append(f"{head}: nothing that could be judged")
         else:
@@ -100,9 +101,15 @@ def _change(result: Result) -> str:
     return f"{told}: cannot tell from 0" if unclear else told
 
 
+def _doubt(term: goals.Term, result: Result) -> str:
+    low, high = goals.changes(result) or (0.0, 0.0)
+    return f", though {term.text} is not certain ({100 * low:+.2f} to {100 * high:+.2f}pt)"
+
+
 def _value(term: goals.Term, result: Result) -> str:
-    if term.points and result.accuracy is not None and result.accuracy.difference is not None:
-        return f"{100 * result.accuracy.difference:+.2f}pt"
+    found = result.accuracy
+    if term.points and found is not None and found.difference is not None:
+        return f"{100 * goals.better(found) * found.difference:+.2f}pt"
     quantity = goals.QUANTITIES[term.name]
     value = quantity.of(result)
     return "unknown" if value is None else f"{significant(value)} {quantity.unit}".strip()
