@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from pocketbench.compress.search import ON_FILE, Search
 from pocketbench.figures import goal
-from pocketbench.results import Result
+from pocketbench.results import Result, Runtime
+from tests.unit import facts
 from tests.unit.test_findings import FP32, variant
 
 TRAINS = ("model", "calibration_batches", "train_batches", "loss")
@@ -86,6 +87,21 @@ def test_an_error_rate_is_lost_by_what_it_gains() -> None:
         search = Search(TRAINS, goal.parse(text))
         search.learn([row.id for row in rows], [FP32, *rows], {row.id: "fp32" for row in rows})
         assert set(search.dropped) == dropped, text
+
+
+def test_rows_of_two_runtimes_are_compared_by_their_milliseconds() -> None:
+    """LiteRT's is the smaller share of its original, and slower all the same."""
+    other = Runtime("litert", "2.3.0", "as stored")
+    fp32, onnx = variant("fp32", 0.43, 400_000, 0.9), variant("int8-static", 0.36 * 0.43, 100_000, 0.9, (0.0, None))
+    original = replace(fp32, id="fp32 there", runtime=other, latency_ms=facts.timing(0.575))
+    tflite = replace(variant("int8-dynamic", 0.30 * 0.575, 100_000, 0.9, (0.0, None)), runtime=other)
+    search = Search(TRAINS)
+    search.learn(
+        ("int8-static", "int8-dynamic"),
+        [fp32, onnx, original, tflite],
+        {"int8-static": "fp32", "int8-dynamic": "fp32 there"},
+    )
+    assert search.best() == ("int8-static",)
 
 
 def test_what_the_workload_cannot_do_is_not_tried() -> None:

@@ -28,10 +28,12 @@ Where = tuple[str, str, str, int]
 
 @dataclass(frozen=True)
 class Row:
-    """A variant beside its original, measured with it: time and size as shares; the change of accuracy as a fraction,
-    more is better, and the upper limit of that.
+    """A variant beside its original, measured with it: `time` and `size` are shares of the original's; the change of
+    accuracy as a fraction, more is better, and the upper limit of that.
     """
 
+    p50_ms: float
+    bytes: float
     time: float
     size: float
     change: float
@@ -42,11 +44,13 @@ class Row:
 
     def followed(self, time: float, size: float) -> Row:
         """At its best after another step that makes it so much smaller and faster."""
-        return replace(self, time=self.time * min(1.0, time), size=self.size * min(1.0, size), change=self.highest)
+        return replace(
+            self, p50_ms=self.p50_ms * min(1.0, time), bytes=self.bytes * min(1.0, size), change=self.highest
+        )
 
     def beats(self, other: Row) -> bool:
-        """As fast, as small and as accurate as the other can be."""
-        return self.time <= other.time and self.size <= other.size and self.change >= other.highest
+        """As fast, as small and as accurate as the other can be, whatever their originals are."""
+        return self.p50_ms <= other.p50_ms and self.bytes <= other.bytes and self.change >= other.highest
 
 
 @dataclass
@@ -165,5 +169,13 @@ def _row(result: Result, original: Result) -> Row | None:
     ends = found.difference_ci95 or (found.difference, found.difference)
     sign = better(found)
     highest = max(sign * one for one in ends)
-    size = result.model.bytes / original.model.bytes
-    return Row(after.p50 / before.p50, size, sign * found.difference, highest, found.reference or 0.0, sign)
+    return Row(
+        p50_ms=after.p50,
+        bytes=result.model.bytes,
+        time=after.p50 / before.p50,
+        size=result.model.bytes / original.model.bytes,
+        change=sign * found.difference,
+        highest=highest,
+        reference=found.reference or 0.0,
+        sign=sign,
+    )
