@@ -55,6 +55,9 @@ def test_only_what_nothing_beats_is_marked() -> None:
     # Equal rows do not beat each other; without accuracy, time and size decide.
     assert pareto([INT8, replace(INT8, id="twin")]) == {"int8-static", "twin"}
     assert pareto([replace(FP32, accuracy=None), INT8]) == {"int8-static"}
+    # A phone that was not scored says nothing of what was scored here.
+    unscored = replace(DYNAMIC, id="x", device="phone", accuracy=None)
+    assert pareto([FP32, INT8, unscored]) == {"fp32", "int8-static", "x"}
 
 
 def test_a_goal_names_the_file_that_wins_or_what_is_missing() -> None:
