@@ -78,11 +78,15 @@ def channel_axes(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(axis for axis in axes if shape[axis] <= CHANNELS)
 
 
+def by_channel(outputs: NDArray[Any]) -> list[NDArray[Any]]:
+    """Stacked ones as rows of channels, for each axis that has enough values a channel."""
+    axes = [axis + 1 for axis in channel_axes(outputs.shape[1:])]
+    tables = [np.moveaxis(outputs, axis, -1).reshape(-1, outputs.shape[axis]) for axis in axes]
+    return [table for table in tables if len(table) >= ROWS]
+
+
 def _collapsed(source: NDArray[np.float64], result: NDArray[np.float64]) -> tuple[int, ...]:
-    for axis in channel_axes(source.shape[1:]):
-        before, after = (np.moveaxis(one, axis + 1, -1).reshape(-1, source.shape[axis + 1]) for one in (source, result))
-        if len(before) < ROWS:
-            continue
+    for before, after in zip(by_channel(source), by_channel(result), strict=True):
         spread = before.std(axis=0)
         found = np.flatnonzero((spread > 0) & (after.std(axis=0) < COLLAPSED * spread))
         if found.size:
