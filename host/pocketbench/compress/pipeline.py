@@ -32,6 +32,7 @@ from pocketbench.compress.recipe import (
     StepFailed,
     create,
     file_name,
+    in_order,
 )
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload
@@ -281,7 +282,7 @@ def _inputs(path: Path, form: str) -> Mapping[str, list[int]]:
     from ai_edge_litert.interpreter import Interpreter
 
     details = Interpreter(model_path=str(path)).get_signature_runner().get_input_details()
-    return {name: [int(size) for size in details[name]["shape"]] for name in sorted(details)}
+    return {name: [int(size) for size in details[name]["shape"]] for name in in_order(details)}
 
 
 def _version(name: str) -> str | None:
