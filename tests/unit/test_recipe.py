@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
-from pocketbench.compress import pipeline, recipe
+from pocketbench.compress import pipeline, recipe, variants
 from pocketbench.compress.recipe import StepFailed, parse
+from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import UsageError
 
 
@@ -116,3 +118,15 @@ def test_inputs_of_a_tflite_file_are_in_the_order_of_their_numbers(monkeypatch: 
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     monkeypatch.setattr(interpreter, "Interpreter", Interpreter)
     assert list(pipeline._inputs(Path("net.tflite"), "tflite").items()) == [(n, [1, p]) for p, n in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [("arm64", "aarch64"), ("aarch64", "aarch64"), ("ARM64", "aarch64"), ("AMD64", "x86_64"), ("riscv64", "riscv64")],
+)
+def test_this_processor_by_the_name_that_targets_have(
+    monkeypatch: pytest.MonkeyPatch, machine: str, expected: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert recipe.processor() == expected
+    assert variants._processor("local", DeviceEntry(transport="local"), print) == expected

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from pocketbench.compress.recipe import (
     create,
     file_name,
     in_order,
+    processor,
 )
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload
@@ -79,7 +79,7 @@ def make(
     `read` is what source.read() gave, for several targets of one workload. UsageError: it lacks what a recipe needs.
     """
     read = read or source.read(workload, recipes, say)
-    job = _Job(workload, read.network, read.samples, folder, target or platform.machine(), say)
+    job = _Job(workload, read.network, read.samples, folder, target or processor(), say)
     for form in formats:
         for recipe in _with_controls(recipes):
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,3 +262,9 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(
         names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
     )
+
+
+def processor() -> str:
+    """This machine's, by the name that `--target` has for it: macOS and Windows have others."""
+    machine = platform.machine()
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(machine.lower(), machine)

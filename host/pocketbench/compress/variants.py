@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,7 +130,9 @@ def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:
 def _processor(name: str, entry: DeviceEntry, say: Say) -> str:
     """What files for this device are to suit; 64-bit ARM where it cannot be asked now."""
     if entry.transport == "local":
-        return platform.machine()
+        from pocketbench.compress.recipe import processor
+
+        return processor()
     from pocketbench.deploy.probe import probe
     from pocketbench.transports import create
 
