@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pocketbench.compress import pipeline, recipe, variants
@@ -104,7 +106,8 @@ def test_names_with_numbers_are_in_the_order_of_the_numbers() -> None:
 def test_inputs_of_a_tflite_file_are_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteRT gives them as text would be sorted."""
     names = [f"args_{number}" for number in range(11)]
-    details = {name: {"shape": [1, position]} for position, name in enumerate(names)}
+    plain = {"dtype": np.float32, "quantization": (0.0, 0)}
+    details = {name: {"shape": [1, position], **plain} for position, name in enumerate(names)}
 
     class Interpreter:
         def __init__(self, model_path: str) -> None: ...
@@ -112,8 +115,13 @@ def test_inputs_of_a_tflite_file_are_in_the_order_of_their_numbers(monkeypatch: 
         def get_signature_runner(self) -> Interpreter:
             return self
 
-        def get_input_details(self) -> dict[str, dict[str, list[int]]]:
+        def get_signature_list(self) -> list[str]:
+            return ["serve"]
+
+        def get_input_details(self) -> dict[str, dict[str, Any]]:
             return {name: details[name] for name in sorted(names)}
+
+        get_output_details = get_input_details
 
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     monkeypatch.setattr(interpreter, "Interpreter", Interpreter)
