@@ -93,7 +93,8 @@ def make(
     if not made.seen:
         made.seen["calibration_batches"] = disjoint.digests(read.samples)
     if any(recipe.on_network for recipe in recipes) and "train_batches" not in made.seen:
-        made.seen["train_batches"] = disjoint.digests(source.trained_on(workload))
+        inputs = len(next(iter(read.samples), ()))
+        made.seen["train_batches"] = disjoint.digests(source.trained_on(workload, inputs))
     return made
 
 
