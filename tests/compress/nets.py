@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,13 @@ def linear(path: Path) -> Path:
     return save(path, nodes, weights, {"y": [1, 10]})
 
 
-def detector(path: Path) -> Path:
-    """A convolution whose map is decoded into boxes of hundreds of pixels and scores below one, in one tensor."""
+def detector(path: Path, order: Sequence[int] = (0, 1, 2, 3), pixels: float = 640.0) -> Path:
+    """A convolution whose map is decoded into boxes of hundreds of pixels and scores below one, in one tensor.
+
+    `order` is that of its axes, channels last.
+    """
     rng = np.random.default_rng(0)
-    weights = {"w1": rng.normal(0, 0.4, (6, 3, 3, 3)), "b1": np.zeros(6), "size": np.array(640.0)}
+    weights = {"w1": rng.normal(0, 0.4, (6, 3, 3, 3)), "b1": np.zeros(6), "size": np.array(pixels)}
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c"], "conv", pads=[1, 1, 1, 1]),
         helper.make_node("Sigmoid", ["c"], ["s"], "sigmoid"),
@@ -71,7 +75,11 @@ def detector(path: Path) -> Path:
         helper.make_node("Mul", ["b", "size"], ["px"], "pixels"),
         helper.make_node("Concat", ["px", "k"], ["y"], "concat", axis=3),
     ]
-    return save(path, nodes, weights, {"y": [1, 16, 16, 6]})
+    shape = [1, 16, 16, 6]
+    if list(order) != [0, 1, 2, 3]:
+        nodes[-1].output[0] = "last"
+        nodes.append(helper.make_node("Transpose", ["last"], ["y"], "order", perm=list(order)))
+    return save(path, nodes, weights, {"y": [shape[axis] for axis in order]})
 
 
 def save(path: Path, nodes: list[Any], weights: dict[str, NDArray[Any]], outputs: dict[str, list[int]]) -> Path:

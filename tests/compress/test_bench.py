@@ -59,7 +59,7 @@ def test_from_a_network_to_a_table(bench: Bench, workload: Path) -> None:
     assert "prune:0.5+int8-weight for onnx: not made: int8-weight has no way to onnx" in ended.stderr
     assert "prune:0.5+int8-weight for tflite: 5" in ended.stderr, "the share of multiplications that is gone"
     won = next(line for line in ended.stderr.splitlines() if line.startswith("goal accuracy>=-5pt on local: bars-"))
-    assert Path(won.rpartition(" wins: ")[2]).is_file()
+    assert Path(won.rpartition(": ")[2]).is_file()
     again = bench("--workload", workload, *recipes, *QUICK, "--resume")
     assert again.code == 2 and "no unfinished run" in again.stderr
     assert "int8-static for onnx" not in again.stderr.replace("--recipe", ""), "kept stages are not made again"

@@ -93,6 +93,17 @@ def test_what_no_exporter_can_trace_is_made_constant(tmp_path: Path) -> None:
         from_onnx._check(path, network, [SAMPLES[0] * 2])
 
 
+@pytest.mark.parametrize("axis", [1, 3])
+def test_scores_may_not_be_lost_beside_boxes_in_pixels(tmp_path: Path, axis: int) -> None:
+    order = [0, 3, 1, 2] if axis == 1 else [0, 1, 2, 3]
+    path = nets.detector(tmp_path / "net.onnx", order, pixels=4096.0)
+    run = onnx_quantize.runner(path)
+    alive = torch.tensor([1.0, 1, 1, 0, 0, 0]).reshape([6 if one == axis else 1 for one in range(4)])
+    from_onnx._check(path, lambda x: torch.from_numpy(run({"x": x.numpy()})[0]), SAMPLES)
+    with pytest.raises(StepFailed, match="its output 0 is not that of ONNX Runtime"):
+        from_onnx._check(path, lambda x: torch.from_numpy(run({"x": x.numpy()})[0]) * alive, SAMPLES)
+
+
 def test_a_library_that_only_boxes_need_may_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision for another torch raises as it is imported: what stands in for it is gone again afterwards."""
     for name in [name for name in sys.modules if name.partition(".")[0] in ("onnx2torch", "torchvision")]:

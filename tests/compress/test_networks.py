@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="pip install 'pocketbench[compress]'")
 
 import torch
 
-from pocketbench.compress import artifact, onnx_quantize, prune, qat, source, sparse, tflite_quantize, training
+from pocketbench.compress import artifact, distill, onnx_quantize, prune, qat, source, sparse, tflite_quantize, training
 from pocketbench.compress.recipe import NetworkContext, StepFailed
 from pocketbench.workload import load
 from tests.compress import workloads
@@ -271,6 +271,28 @@ def test_a_teacher_without_labels_has_no_control(tmp_path: Path) -> None:
     assert [one.recipe for one in failed] == ["scratch:tiny"] and "has no loss(), which scratch:tiny needs" in failed[
         0
     ].why
+
+
+def test_several_inputs_without_labels_are_a_tuple() -> None:
+    """A batch of two was taken as inputs and targets, so that a network of two inputs was called with one."""
+
+    class Sum(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, width), torch.nn.Linear(width, 2)
+
+        def forward(self, one: Any, other: Any) -> Any:
+            return self.last(torch.relu(self.first(one + other)))
+
+    pair = (torch.ones(3, 4), torch.zeros(3, 4))
+    rng = np.random.default_rng(0)
+    samples = [tuple(rng.random((1, 4), dtype=np.float32) for _ in range(2)) for _ in range(4)]
+    functions = {"train_batches": lambda: iter([pair]), "student": lambda: Sum(2)}
+    step, given = distill.Distill("student"), NetworkContext(samples, functions, Sum(16).eval(), print)
+    made_, done = step.apply(given.original, given)
+    assert done.facts["steps"] == distill.EPOCHS
+    step.check(given.original, made_, given)
+    assert source.parts((pair, 7), 2) == (pair, 7) and source.parts(pair, 1) == (pair[:1], pair[1])
 
 
 BATCHES = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +52,18 @@ def test_a_detector_keeps_its_scores(tmp_path: Path) -> None:
     quantize_static(str(source), str(plain), onnx_quantize._Reader(iter(nets.samples())), per_channel=True)
     (lost,) = compare.agreement(onnx_quantize.runner(source), onnx_quantize.runner(plain), nets.samples())
     assert lost.cosine > 0.998 and set(lost.collapsed) == {3, 4, 5}, "the cosine does not show it, the channels do"
+    for places in (256, 1024):
+        before, after = (
+            [[_channels_first(one, places)] for (one,) in compare.outputs(onnx_quantize.runner(path), nets.samples())]
+            for path in (source, plain)
+        )
+        (lost,) = compare.apart(before, after)
+        assert lost.cosine > 0.998 and set(lost.collapsed) == {3, 4, 5}, "nor do channels that stand first"
+
+
+def _channels_first(output: Any, places: int) -> Any:
+    """As a detector that gives [1, channels, places] has it."""
+    return np.resize(output.reshape(-1, output.shape[-1]), (places, output.shape[-1])).T[None]
 
 
 def test_nodes_without_names_are_quantized_all_the_same(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_an_onnx_file_becomes_artifacts(tmp_path: Path, cache: Path) -> None:
     assert told["versions"]["onnxruntime"] and len(told["source"]) == 64 and len(told["calibration"]) == 64
     manifest = json.loads(found[2].path.with_suffix(".onnx.json").read_text())
     assert manifest["did"] == told["did"] and manifest["findings"] == []
+    told_of = {"dtype": "float32", "shape": [1, 3, 16, 16]}, {"dtype": "float32", "shape": [1, 10]}
+    assert [*manifest["inputs"], *manifest["outputs"]] == [{"name": "x", **told_of[0]}, {"name": "y", **told_of[1]}]
+    assert "inputs" not in told and "outputs" not in told, "the file says it by itself"
     before = [one.sha256 for one in found]
     again, _, said_again = made(path, ["fp32", "fp16", "int8-static"], ["onnx"])
     assert [one.sha256 for one in again] == before
@@ -101,6 +104,12 @@ def test_a_torch_network_in_both_formats(tmp_path: Path) -> None:
     for one in found:
         told = artifact.read(one.path)
         assert told is not None and told["recipe"] == one.recipe
+    quantized = json.loads((found[4].path.with_suffix(".tflite.json")).read_text())
+    (given,), (answer,) = quantized["inputs"], quantized["outputs"]
+    assert (given["dtype"], given["shape"]) == ("int8", [1, 3, 16, 16])
+    # Real inputs are between 0 and 1.
+    assert given["scale"] == pytest.approx(1 / 255, rel=0.05) and given["zero_point"] == -128
+    assert quantized["signature"] == "serving_default" and answer["shape"] == [1, 10]
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,16 @@ def test_the_ranking_that_serves_the_outputs_best_stays(monkeypatch: pytest.Monk
     assert done.facts["importance"] == (prune.MAGNITUDE if better else prune.OUTPUTS)
     assert done.facts["recovery"]["noise"] == pytest.approx(second if better else first, abs=1e-4)
     assert after.head.out_channels == 4
+
+
+def test_channels_count_alike_whether_they_stand_first_or_last() -> None:
+    """Of a detector, [1, channels, places] or [1, places, channels]: pixels hide no scores."""
+    scale = torch.tensor([640.0, 1.0])
+
+    def last(lost: bool) -> Any:
+        return lambda x: torch.stack([x, x * (not lost)], -1) * scale
+
+    first = [(np.random.default_rng(0).random((1, 600), dtype=np.float32),) for _ in range(3)]
+    noise = prune._noise(last(False), last(True), first)
+    turned = prune._noise(lambda x: last(False)(x).mT, lambda x: last(True)(x).mT, first)
+    assert noise == turned > 0.5

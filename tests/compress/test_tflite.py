@@ -158,3 +158,28 @@ def test_constants_that_only_repeat_are_kept_once(tmp_path: Path) -> None:
     assert target.stat().st_size < 0.1 * source.stat().st_size
     (found,) = compare.agreement(tflite_quantize.runner(source), tflite_quantize.runner(target), digits())
     assert found.cosine > 0.9999 and not found.collapsed
+
+
+def test_outputs_are_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT gives them as text would be sorted, the network as they are numbered."""
+    answers = {name: np.array(position) for position, name in enumerate(f"output_{one}" for one in range(12))}
+
+    class Interpreter:
+        def __init__(self, **_: Any) -> None: ...
+
+        def allocate_tensors(self) -> None: ...
+
+        def get_signature_runner(self) -> Interpreter:
+            return self
+
+        def get_input_details(self) -> dict[str, Any]:
+            return {}
+
+        def get_output_details(self) -> dict[str, Any]:
+            return {name: {"quantization": (0.0, 0)} for name in sorted(answers)}
+
+        def __call__(self) -> dict[str, Any]:
+            return answers
+
+    monkeypatch.setattr(tflite_quantize, "Interpreter", Interpreter)
+    assert [int(one) for one in tflite_quantize.runner(Path("net.tflite"))({})] == list(range(12))

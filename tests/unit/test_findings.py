@@ -55,15 +55,35 @@ def test_only_what_nothing_beats_is_marked() -> None:
     # Equal rows do not beat each other; without accuracy, time and size decide.
     assert pareto([INT8, replace(INT8, id="twin")]) == {"int8-static", "twin"}
     assert pareto([replace(FP32, accuracy=None), INT8]) == {"int8-static"}
+    # A phone that was not scored says nothing of what was scored here.
+    unscored = replace(DYNAMIC, id="x", device="phone", accuracy=None)
+    assert pareto([FP32, INT8, unscored]) == {"fp32", "int8-static", "x"}
 
 
 def test_a_goal_names_the_file_that_wins_or_what_is_missing() -> None:
     terms = goal.parse("accuracy>=-1pt,p50<=8ms")
     won = goal_lines(goal.judge(terms, [FP32, INT8]), "accuracy>=-1pt,p50<=8ms", {INT8.model.sha256: "a/net.onnx"})
-    assert won == ["goal accuracy>=-1pt,p50<=8ms on pi5: net-int8-static (onnxruntime) wins: a/net.onnx"]
+    # By its value it holds; with its interval it may be a point and a half.
+    assert won == [
+        "goal accuracy>=-1pt,p50<=8ms on pi5: net-int8-static (onnxruntime) wins, though accuracy>=-1pt is not certain "
+        "(-1.60 to +0.60pt): a/net.onnx"
+    ]
+    clear = goal_lines(goal.judge(goal.parse("accuracy>=-2pt"), [FP32, INT8]), "accuracy>=-2pt", {})
+    assert clear == ["goal accuracy>=-2pt on pi5: net-int8-static (onnxruntime) wins"]
     terms = goal.parse("accuracy>=-1pt,p50<=4ms")
     lost = goal_lines(goal.judge(terms, [FP32, INT8]), "accuracy>=-1pt,p50<=4ms", {})
     assert lost == [
         "goal accuracy>=-1pt,p50<=4ms on pi5: none meets it; net-int8-static (onnxruntime) comes nearest and misses "
         "p50<=4ms (5.00 ms)"
     ]
+
+
+def test_a_change_is_told_as_the_goal_counts_it() -> None:
+    """Less of an error rate is better, so more of it is a loss."""
+    assert INT8.accuracy is not None
+    errs = replace(INT8.accuracy, value=0.06, reference=0.04, difference=0.02, difference_ci95=(0.005, 0.035))
+    result = replace(INT8, accuracy=replace(errs, higher_is_better=False))
+    (lost,) = goal_lines(goal.judge(goal.parse("accuracy>=-1pt"), [result]), "accuracy>=-1pt", {})
+    assert lost.endswith("misses accuracy>=-1pt (-2.00pt)")
+    (won,) = goal_lines(goal.judge(goal.parse("accuracy>=-3pt"), [result]), "accuracy>=-3pt", {})
+    assert won.endswith("wins, though accuracy>=-3pt is not certain (-3.50 to -0.50pt)")

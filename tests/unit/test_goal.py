@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,22 @@ def test_each_device_has_its_own_winner_and_only_what_is_valid_wins() -> None:
         (None, "int8-static", ["p50<=16ms"]),
     ]
     assert names("p50<=16ms", spoilt) == [(None, None, [])]
+
+
+def test_of_an_error_rate_less_is_better() -> None:
+    fp32, close, far = (
+        replace(one, accuracy=replace(one.accuracy, higher_is_better=False))
+        for one in (
+            variant("fp32", 20.0, 14.0, 0.05, None),
+            variant("int8-static", 8.0, 4.0, 0.055, 0.05),
+            variant("prune:0.5", 5.0, 3.0, 0.3, 0.05),
+        )
+        if one.accuracy is not None
+    )
+    assert names("accuracy>=-1pt", fp32, close, far) == [("int8-static", None, [])]
+    assert names("accuracy>=-0.1pt", fp32, close, far) == [("fp32", None, [])]
+    assert names("accuracy>=6%", fp32, close, far) == [("int8-static", None, [])]
+    assert names("accuracy>=-1pt", far) == [(None, "prune:0.5", ["accuracy>=-1pt"])]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from pocketbench.compress import recipe
+from pocketbench.compress import pipeline, recipe, variants
 from pocketbench.compress.recipe import StepFailed, parse
+from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import UsageError
 
 
@@ -89,3 +95,46 @@ def test_distillation_has_a_control() -> None:
 def test_an_order_that_makes_no_sense(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(text)
+
+
+def test_names_with_numbers_are_in_the_order_of_the_numbers() -> None:
+    names = [f"output_{number}" for number in range(12)]
+    assert recipe.in_order(sorted(names)) == names
+    assert recipe.in_order(["input", "b2", "a10", "7", "a9", ""]) == ["", "7", "a9", "a10", "b2", "input"]
+
+
+def test_inputs_of_a_tflite_file_are_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT gives them as text would be sorted."""
+    names = [f"args_{number}" for number in range(11)]
+    plain = {"dtype": np.float32, "quantization": (0.0, 0)}
+    details = {name: {"shape": [1, position], **plain} for position, name in enumerate(names)}
+
+    class Interpreter:
+        def __init__(self, model_path: str) -> None: ...
+
+        def get_signature_runner(self) -> Interpreter:
+            return self
+
+        def get_signature_list(self) -> list[str]:
+            return ["serve"]
+
+        def get_input_details(self) -> dict[str, dict[str, Any]]:
+            return {name: details[name] for name in sorted(names)}
+
+        get_output_details = get_input_details
+
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    monkeypatch.setattr(interpreter, "Interpreter", Interpreter)
+    assert list(pipeline._inputs(Path("net.tflite"), "tflite").items()) == [(n, [1, p]) for p, n in enumerate(names)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [("arm64", "aarch64"), ("aarch64", "aarch64"), ("ARM64", "aarch64"), ("AMD64", "x86_64"), ("riscv64", "riscv64")],
+)
+def test_this_processor_by_the_name_that_targets_have(
+    monkeypatch: pytest.MonkeyPatch, machine: str, expected: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert recipe.processor() == expected
+    assert variants._processor("local", DeviceEntry(transport="local"), print) == expected

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pocketbench.compress.search import ON_FILE, Search
 from pocketbench.figures import goal
+from pocketbench.results import Result, Runtime
+from tests.unit import facts
 from tests.unit.test_findings import FP32, variant
 
 TRAINS = ("model", "calibration_batches", "train_batches", "loss")
@@ -67,6 +70,38 @@ def test_a_goal_says_how_much_may_be_lost() -> None:
     for search, dropped in ((strict, {"int4-weight", "int8-static"}), (loose, set())):
         learnt(search, search.wave(), {**FILES, "int8-static": (2.5, 1_000_000, -0.02)})
         assert set(search.dropped) == dropped
+
+
+def test_an_error_rate_is_lost_by_what_it_gains() -> None:
+    def errs(recipe: str, rate: float) -> Result:
+        made = variant(recipe, 5.0, 1_000_000, rate, (rate - 0.05, (rate - 0.055, rate - 0.045)))
+        assert made.accuracy is not None
+        return replace(made, accuracy=replace(made.accuracy, higher_is_better=False))
+
+    rows = [errs("int8-static", 0.07), errs("fp16", 0.04), errs("int8-weight", 0.3)]
+    for text, dropped in (
+        ("accuracy>=-1pt", {"int8-static", "int8-weight"}),
+        ("accuracy>=0.08", {"int8-weight"}),
+        ("p50<=9ms", {"int8-weight"}),
+    ):
+        search = Search(TRAINS, goal.parse(text))
+        search.learn([row.id for row in rows], [FP32, *rows], {row.id: "fp32" for row in rows})
+        assert set(search.dropped) == dropped, text
+
+
+def test_rows_of_two_runtimes_are_compared_by_their_milliseconds() -> None:
+    """LiteRT's is the smaller share of its original, and slower all the same."""
+    other = Runtime("litert", "2.3.0", "as stored")
+    fp32, onnx = variant("fp32", 0.43, 400_000, 0.9), variant("int8-static", 0.36 * 0.43, 100_000, 0.9, (0.0, None))
+    original = replace(fp32, id="fp32 there", runtime=other, latency_ms=facts.timing(0.575))
+    tflite = replace(variant("int8-dynamic", 0.30 * 0.575, 100_000, 0.9, (0.0, None)), runtime=other)
+    search = Search(TRAINS)
+    search.learn(
+        ("int8-static", "int8-dynamic"),
+        [fp32, onnx, original, tflite],
+        {"int8-static": "fp32", "int8-dynamic": "fp32 there"},
+    )
+    assert search.best() == ("int8-static",)
 
 
 def test_what_the_workload_cannot_do_is_not_tried() -> None:

@@ -1,7 +1,7 @@
 """Two files of one network on the same inputs: how far apart their outputs are, channel by channel.
 
 A detector's boxes and scores stand in one tensor. Over the whole of it scores that are all zero do not show (a cosine
-of 0.998 was seen), so each channel of the last axis is looked at by itself.
+of 0.998 was seen), so each channel is looked at by itself, whether channels stand last or right behind the batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pocketbench.compress.recipe import Sample
 
 Arrays = list[NDArray[Any]]
 Run = Callable[[Sample], Arrays]
-# So many rows make a channel of the last axis a thing of its own, and so few channels.
+# An axis with so few entries may be one of channels, and so many values make each a thing of its own.
 ROWS, CHANNELS = 32, 512
 # Of the source's own spread: a channel that moves less has collapsed.
 COLLAPSED = 0.01
@@ -25,7 +25,10 @@ COLLAPSED = 0.01
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one output, in real values. `noise` is the root mean square of the difference over that of the source."""
+    """Of one output, in real values. `noise` is the root mean square of the difference over that of the source.
+
+    `collapsed` are entries of the last axis, or where there are none, of the one behind the batch.
+    """
 
     output: int
     cosine: float
@@ -69,9 +72,23 @@ def _agreement(position: int, before: Arrays, after: Arrays) -> Agreement:
     return Agreement(position, cosine, noise, _collapsed(source, result))
 
 
+def channel_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Of an output, where its channels may stand: the last axis, and the one behind the batch."""
+    axes = dict.fromkeys((len(shape) - 1, 1)) if len(shape) > 1 else {}
+    return tuple(axis for axis in axes if shape[axis] <= CHANNELS)
+
+
+def by_channel(outputs: NDArray[Any]) -> list[NDArray[Any]]:
+    """Stacked ones as rows of channels, for each axis that has enough values a channel."""
+    axes = [axis + 1 for axis in channel_axes(outputs.shape[1:])]
+    tables = [np.moveaxis(outputs, axis, -1).reshape(-1, outputs.shape[axis]) for axis in axes]
+    return [table for table in tables if len(table) >= ROWS]
+
+
 def _collapsed(source: NDArray[np.float64], result: NDArray[np.float64]) -> tuple[int, ...]:
-    if source.ndim < 3 or source.shape[-1] > CHANNELS or source[..., 0].size < ROWS:
-        return ()
-    flat = tuple(range(source.ndim - 1))
-    before, after = source.std(axis=flat), result.std(axis=flat)
-    return tuple(int(c) for c in np.flatnonzero((before > 0) & (after < COLLAPSED * before)))
+    for before, after in zip(by_channel(source), by_channel(result), strict=True):
+        spread = before.std(axis=0)
+        found = np.flatnonzero((spread > 0) & (after.std(axis=0) < COLLAPSED * spread))
+        if found.size:
+            return tuple(int(one) for one in found)
+    return ()

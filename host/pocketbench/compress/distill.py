@@ -40,7 +40,8 @@ class Distill:
         name = "distill"
         made = _student(self._student, name, context)
         batches = context.functions["train_batches"]
-        facts = training.train(made, batches, total, context.say, name, epochs=EPOCHS, rate=RATE)
+        inputs = len(context.samples[0])
+        facts = training.train(made, batches, total, context.say, name, inputs, epochs=EPOCHS, rate=RATE)
         source = "teacher()" if given else "the network"
         labels = loss is not None
         return made, Done({"student": self._student, "teacher": source, "labels": labels, **facts})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketbench import __version__
-from pocketbench.compress import artifact, compare, failures, networks, source
+from pocketbench.compress import artifact, compare, failures, interface, networks, source
 from pocketbench.compress.artifact import Artifact
 from pocketbench.compress.quiet import quiet
 from pocketbench.compress.recipe import (
@@ -32,6 +31,7 @@ from pocketbench.compress.recipe import (
     StepFailed,
     create,
     file_name,
+    processor,
 )
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload
@@ -78,7 +78,7 @@ def make(
     `read` is what source.read() gave, for several targets of one workload. UsageError: it lacks what a recipe needs.
     """
     read = read or source.read(workload, recipes, say)
-    job = _Job(workload, read.network, read.samples, folder, target or platform.machine(), say)
+    job = _Job(workload, read.network, read.samples, folder, target or processor(), say)
     for form in formats:
         for recipe in _with_controls(recipes):
             try:
@@ -159,6 +159,8 @@ class _Job:
                 did = {**made.did, **done.facts}
                 told = {**inputs, "did": did, "findings": [*made.findings, *done.findings]}
                 artifact.embed(written, form, {**inputs, "did": did})
+                # Beside the file alone, which says it by itself.
+                told |= interface.told(written, form)
                 written.replace(kept)
                 networks.finish(manifest, told)
         return kept, json.loads(manifest.read_text())
@@ -268,20 +270,10 @@ def _runner(form: str) -> Callable[[Path], compare.Run]:
 
 def _inputs(path: Path, form: str) -> Mapping[str, list[int]]:
     """Shapes by name, in the file's order; 0 where a dimension is open."""
-    if form == "onnx":
-        import onnx
-
-        graph = onnx.load(path, load_external_data=False).graph
-        constants = {tensor.name for tensor in graph.initializer}
-        return {
-            one.name: [dim.dim_value for dim in one.type.tensor_type.shape.dim]
-            for one in graph.input
-            if one.name not in constants
-        }
-    from ai_edge_litert.interpreter import Interpreter
-
-    details = Interpreter(model_path=str(path)).get_signature_runner().get_input_details()
-    return {name: [int(size) for size in details[name]["shape"]] for name in sorted(details)}
+    return {
+        one["name"]: [size if isinstance(size, int) else 0 for size in one["shape"]]
+        for one in interface.told(path, form)["inputs"]
+    }
 
 
 def _version(name: str) -> str | None:

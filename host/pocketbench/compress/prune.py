@@ -257,12 +257,15 @@ def _prune(
 
 
 def _noise(source: Any, made: Any, samples: Sequence[Any]) -> float:
-    """Of the worst output; of a table the mean of its columns: pixels would hide what scores lost."""
+    """Of the worst output; of a table the mean of its channels: pixels would hide what scores lost."""
     first, second = ([training.outputs(network, sample) for sample in samples] for network in (source, made))
     worst = 0.0
     for before, after in zip(zip(*first, strict=True), zip(*second, strict=True), strict=True):
         wanted, found = torch.stack(list(before)).double(), torch.stack(list(after)).double()
-        width = wanted.shape[-1] if wanted.dim() > 3 and wanted.shape[-1] <= compare.CHANNELS else 1
+        axes = compare.channel_axes(wanted.shape[1:]) if wanted.dim() > 3 else ()
+        if axes:
+            wanted, found = wanted.movedim(axes[0] + 1, -1), found.movedim(axes[0] + 1, -1)
+        width = wanted.shape[-1] if axes else 1
         wanted, found = wanted.reshape(-1, width), found.reshape(-1, width)
         apart = (found - wanted).square().mean(0).sqrt() / wanted.std(0).clamp(min=1e-9)
         worst = max(worst, float(apart[wanted.std(0) > 0].mean()))

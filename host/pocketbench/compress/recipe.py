@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -254,3 +255,16 @@ def missing_extra(error: ModuleNotFoundError) -> UsageError:
 def file_name(stem: str, recipe: Recipe, form: str) -> str:
     """Of an artifact: `net-int8-static.tflite`."""
     return f"{stem}-{re.sub(r'[^A-Za-z0-9.+-]+', '_', recipe.text)}.{form}"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """As people count: `output_2` before `output_10`, which is how exporters number what a network takes and gives."""
+    return sorted(
+        names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )
+
+
+def processor() -> str:
+    """This machine's, by the name that `--target` has for it: macOS and Windows have others."""
+    machine = platform.machine()
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(machine.lower(), machine)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pocketbench.compress.recipe import parse
-from pocketbench.figures.goal import Term
+from pocketbench.figures.goal import Term, better
 from pocketbench.plan import ORIGINAL
 from pocketbench.results import Result
 
@@ -28,23 +28,29 @@ Where = tuple[str, str, str, int]
 
 @dataclass(frozen=True)
 class Row:
-    """A variant beside its original, measured with it: time and size as shares; the change of accuracy as a fraction,
-    more is better, and the upper limit of that.
+    """A variant beside its original, measured with it: `time` and `size` are shares of the original's; the change of
+    accuracy as a fraction, more is better, and the upper limit of that.
     """
 
+    p50_ms: float
+    bytes: float
     time: float
     size: float
     change: float
     highest: float
     reference: float
+    # Of a change of the metric for the better.
+    sign: int = 1
 
     def followed(self, time: float, size: float) -> Row:
         """At its best after another step that makes it so much smaller and faster."""
-        return Row(self.time * min(1.0, time), self.size * min(1.0, size), self.highest, self.highest, self.reference)
+        return replace(
+            self, p50_ms=self.p50_ms * min(1.0, time), bytes=self.bytes * min(1.0, size), change=self.highest
+        )
 
     def beats(self, other: Row) -> bool:
-        """As fast, as small and as accurate as the other can be."""
-        return self.time <= other.time and self.size <= other.size and self.change >= other.highest
+        """As fast, as small and as accurate as the other can be, whatever their originals are."""
+        return self.p50_ms <= other.p50_ms and self.bytes <= other.bytes and self.change >= other.highest
 
 
 @dataclass
@@ -142,9 +148,10 @@ class Search:
         )
 
     def _hopeless(self, row: Row) -> bool:
-        bounds = [term for term in self.terms if term.name == "accuracy"]
-        allowed = [term.limit / 100 if term.points else term.limit - row.reference for term in bounds]
-        return row.highest < (max(allowed) if allowed else -LOST * row.reference)
+        allowed = [term.least_change(row.reference, row.sign) for term in self.terms if term.name == "accuracy"]
+        # Of an error rate it is the rest that can be lost.
+        whole = row.reference if row.sign > 0 else 1 - row.reference
+        return row.highest < (max(allowed) if allowed else -LOST * whole)
 
 
 def is_costly(recipe: str) -> bool:
@@ -160,7 +167,15 @@ def _row(result: Result, original: Result) -> Row | None:
     if before is None or after is None or before.p50 is None or after.p50 is None or found.difference is None:
         return None
     ends = found.difference_ci95 or (found.difference, found.difference)
-    sign = 1 if found.higher_is_better else -1
+    sign = better(found)
     highest = max(sign * one for one in ends)
-    size = result.model.bytes / original.model.bytes
-    return Row(after.p50 / before.p50, size, sign * found.difference, highest, found.reference or 0.0)
+    return Row(
+        p50_ms=after.p50,
+        bytes=result.model.bytes,
+        time=after.p50 / before.p50,
+        size=result.model.bytes / original.model.bytes,
+        change=sign * found.difference,
+        highest=highest,
+        reference=found.reference or 0.0,
+        sign=sign,
+    )

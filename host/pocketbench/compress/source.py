@@ -131,13 +131,25 @@ def samples(workload: Workload) -> list[Inputs]:
     return found[:MOST_SAMPLES]
 
 
-def trained_on(workload: Workload) -> Iterator[Inputs]:
+def trained_on(workload: Workload, inputs: int) -> Iterator[Inputs]:
     """The inputs of one epoch, batch by batch; none where the workload cannot train."""
     function = getattr(workload.module, "train_batches", None)
-    batches = function() if function is not None else ()
-    for batch in batches:
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        yield tuple(np.asarray(one) for one in (inputs if isinstance(inputs, (tuple, list)) else (inputs,)))
+    for batch in function() if function is not None else ():
+        given, _ = parts(batch, inputs)
+        yield tuple(np.asarray(one) for one in given)
+
+
+def parts(batch: Any, inputs: int) -> tuple[tuple[Any, ...], Any]:
+    """A batch of train_batches() as what a network with so many inputs takes, and the targets, or None.
+
+    A tuple of as many as the network has inputs, if several, is inputs alone.
+    """
+    if not isinstance(batch, (tuple, list)):
+        return (batch,), None
+    targets = batch[1] if len(batch) > 1 else None
+    if isinstance(batch[0], (tuple, list)):
+        return tuple(batch[0]), targets
+    return (tuple(batch), None) if len(batch) == inputs > 1 else ((batch[0],), targets)
 
 
 def digest(found: Sequence[Inputs]) -> str:

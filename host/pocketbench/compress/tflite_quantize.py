@@ -15,7 +15,7 @@ from ai_edge_quantizer import recipe as recipes
 from ai_edge_quantizer.utils import qsv_utils
 
 from pocketbench.compress import calibrators, compare, tflite_graph
-from pocketbench.compress.recipe import Context, Done, Sample, StepFailed, converted
+from pocketbench.compress.recipe import Context, Done, Sample, StepFailed, converted, in_order
 
 CALIBRATORS: Mapping[str, Callable[..., Any]] = {
     "min-max": qsv_utils.min_max_update,
@@ -148,7 +148,7 @@ def runner(path: Path) -> compare.Run:
     def run(sample: Any) -> compare.Arrays:
         stored = {name: _stored(array, inputs[name]) for name, array in sample.items()}
         found = signature(**stored)
-        return [_real(found[name], outputs[name]) for name in sorted(outputs)]
+        return [_real(found[name], outputs[name]) for name in in_order(outputs)]
 
     return run
 

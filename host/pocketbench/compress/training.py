@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pocketbench.compress.recipe import NetworkContext, Say, StepFailed
+from pocketbench.compress.source import parts
 from pocketbench.fleet.progress import duration
 
 # Layers that are weights and arithmetic on them.
@@ -40,6 +41,7 @@ def fine_tune(
         lambda inputs, outputs, targets: loss(outputs, targets),
         context.say,
         doing,
+        len(context.samples[0]),
         mode=mode,
         after_step=after_step,
         epochs=epochs,
@@ -53,6 +55,7 @@ def train(
     loss: Callable[[tuple[Any, ...], Any, Any], Any],
     say: Say,
     doing: str,
+    inputs: int,
     mode: Callable[[Any, bool], None] = lambda network, on: network.train(on) and None,
     after_step: Callable[[], None] = lambda: None,
     epochs: int = EPOCHS,
@@ -60,8 +63,8 @@ def train(
 ) -> Mapping[str, Any]:
     """AdamW, in place; every call of `batches` is an epoch of (inputs, targets), or of inputs alone.
 
-    How long an epoch is shows in the first one only: it warms up and keeps its rate, the others go down to zero along
-    a cosine. StepFailed: no batches, or a loss that is not finite.
+    `inputs` is how many the network has. How long an epoch is shows in the first one only: it warms up and keeps its
+    rate, the others go down to zero along a cosine. StepFailed: no batches, or a loss that is not finite.
     """
     optimizer = torch.optim.AdamW(
         [one for one in network.parameters() if one.requires_grad], lr=rate, weight_decay=1e-4
@@ -71,11 +74,12 @@ def train(
     steps, in_epoch, value = 0, 0, float("nan")
     for epoch in range(epochs):
         for position, batch in enumerate(batches()):
-            inputs, targets = split(batch)
+            given, targets = parts(batch, inputs)
+            tensors = tuple(torch.as_tensor(one) for one in given)
             for group in optimizer.param_groups:
                 group["lr"] = rate * _share(epoch, epochs, position, in_epoch, steps)
             optimizer.zero_grad()
-            total = loss(inputs, network(*inputs), targets)
+            total = loss(tensors, network(*tensors), targets)
             value = float(total.detach())
             if not value == value or value in (float("inf"), -float("inf")):
                 raise StepFailed(f"{doing}: the loss became {value} after {steps} steps")
@@ -94,15 +98,6 @@ def train(
         in_epoch = in_epoch or steps
     mode(network, False)
     return {"epochs": epochs, "steps": steps, "rate": rate, "last_loss": round(value, 6)}
-
-
-def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """Tensors to call the network with, and the targets; None where the batch has none."""
-    if isinstance(batch, (tuple, list)):
-        inputs, targets = (batch[0], batch[1]) if len(batch) > 1 else (batch[0], None)
-    else:
-        inputs, targets = batch, None
-    return tuple(torch.as_tensor(one) for one in (inputs if isinstance(inputs, (tuple, list)) else (inputs,))), targets
 
 
 def outputs(network: Any, inputs: Sequence[Any]) -> Outputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,7 +93,8 @@ def make(
     if not made.seen:
         made.seen["calibration_batches"] = disjoint.digests(read.samples)
     if any(recipe.on_network for recipe in recipes) and "train_batches" not in made.seen:
-        made.seen["train_batches"] = disjoint.digests(source.trained_on(workload))
+        inputs = len(next(iter(read.samples), ()))
+        made.seen["train_batches"] = disjoint.digests(source.trained_on(workload, inputs))
     return made
 
 
@@ -131,7 +131,9 @@ def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:
 def _processor(name: str, entry: DeviceEntry, say: Say) -> str:
     """What files for this device are to suit; 64-bit ARM where it cannot be asked now."""
     if entry.transport == "local":
-        return platform.machine()
+        from pocketbench.compress.recipe import processor
+
+        return processor()
     from pocketbench.deploy.probe import probe
     from pocketbench.transports import create
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pocketbench.errors import UsageError, nearest
 from pocketbench.plan import ORIGINAL
-from pocketbench.results import Result
+from pocketbench.results import Accuracy, Result
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ TERM = re.compile(r"\s*([a-z0-9]+)\s*(<=|>=)\s*([+-]?\d+(?:\.\d+)?)\s*([A-Za-z%]
 
 @dataclass(frozen=True)
 class Term:
-    """One bound. Accuracy is a fraction, or `points` from the original's."""
+    """One bound. Accuracy is a fraction, or `points` from the original's, more is better; of a metric where less is
+    better the fraction is the most that it may be.
+    """
 
     text: str
     name: str
@@ -47,18 +49,29 @@ class Term:
 
     def short(self, result: Result) -> float | None:
         """By which share of the bound a result misses it; 0 where it holds, None where the value is unknown."""
-        value, limit = QUANTITIES[self.name].of(result), self.limit
-        if self.points and result.accuracy is not None:
-            reference = result.accuracy.reference
-            # The original is its own reference.
-            base = reference if reference is not None else value if result.model.recipe == ORIGINAL else None
-            if base is None:
-                return None
-            limit = base + limit / 100
+        value, limit, sign = QUANTITIES[self.name].of(result), self.limit, -1 if self.at_most else 1
         if value is None:
             return None
-        miss = value - limit if self.at_most else limit - value
+        if self.name == "accuracy" and result.accuracy is not None:
+            sign = better(result.accuracy)
+            if self.points:
+                reference = result.accuracy.reference
+                # The original is its own reference.
+                base = reference if reference is not None else value if result.model.recipe == ORIGINAL else None
+                if base is None:
+                    return None
+                limit = base + sign * limit / 100
+        miss = sign * (limit - value)
         return max(0.0, miss / abs(limit)) if limit else float(miss > 0)
+
+    def least_change(self, reference: float, sign: int) -> float:
+        """Of a bound on accuracy: the change that it allows, where more is better."""
+        return self.limit / 100 if self.points else sign * (self.limit - reference)
+
+    def unsure(self, result: Result) -> bool:
+        """Does the paired interval lie on both sides of the bound?"""
+        ends = changes(result) if self.points else None
+        return ends is not None and ends[0] < self.limit / 100 <= ends[1]
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,22 @@ class Judgement:
     winner: Result | None
     nearest: Result | None
     missed: tuple[Term, ...] = ()
+    # What the winner meets by its plain value, and not for sure.
+    unsure: tuple[Term, ...] = ()
+
+
+def better(found: Accuracy) -> int:
+    """The sign of a change for the better."""
+    return 1 if found.higher_is_better else -1
+
+
+def changes(result: Result) -> tuple[float, float] | None:
+    """The interval of the paired change of accuracy, where more is better."""
+    found = result.accuracy
+    if found is None or found.difference_ci95 is None:
+        return None
+    low, high = sorted(better(found) * end for end in found.difference_ci95)
+    return low, high
 
 
 def parse(text: str) -> tuple[Term, ...]:
@@ -101,7 +130,9 @@ def judge(terms: Sequence[Term], results: Sequence[Result]) -> list[Judgement]:
         able = [r for r in results if r.device == device and r.status == "OK" and r.latency_ms is not None]
         meeting = [r for r in able if all(term.short(r) == 0 for term in terms)]
         if meeting:
-            found.append(Judgement(device, min(meeting, key=lambda r: _latency(r) or 0.0), None))
+            winner = min(meeting, key=lambda r: _latency(r) or 0.0)
+            unsure = tuple(term for term in terms if term.unsure(winner))
+            found.append(Judgement(device, winner, None, unsure=unsure))
             continue
         best = min(able, key=lambda r: _distance(terms, r), default=None)
         missed = tuple(term for term in terms if best is not None and term.short(best) != 0)

@@ -13,9 +13,14 @@ from pocketbench.results import Result
 
 def pareto(results: Sequence[Result]) -> frozenset[str]:
     """Ids of the results that no other on their device beats: none is as fast, as small, as accurate and as frugal, and
-    better in one of them. Accuracy and energy count where all have them.
+    better in one of them. Accuracy and energy count where all on the device have them.
     """
     able = [r for r in results if r.status == "OK" and r.metric("latency_p50") is not None]
+    devices = dict.fromkeys(r.device for r in able)
+    return frozenset(id_ for device in devices for id_ in _unbeaten([r for r in able if r.device == device]))
+
+
+def _unbeaten(able: Sequence[Result]) -> list[str]:
     judged = all(r.accuracy is not None for r in able)
     metered = all(r.metric("energy") is not None for r in able)
 
@@ -24,7 +29,7 @@ def pareto(results: Sequence[Result]) -> frozenset[str]:
         assert p50 is not None
         found = [p50, float(result.model.bytes)]
         if judged and result.accuracy is not None:
-            found.append(-result.accuracy.value if result.accuracy.higher_is_better else result.accuracy.value)
+            found.append(-goals.better(result.accuracy) * result.accuracy.value)
         if metered:
             found.append(result.metric("energy") or 0.0)
         return tuple(found)
@@ -32,13 +37,11 @@ def pareto(results: Sequence[Result]) -> frozenset[str]:
     def beaten(result: Result) -> bool:
         mine = costs(result)
         return any(
-            other.device == result.device
-            and costs(other) != mine
-            and all(theirs <= own for theirs, own in zip(costs(other), mine, strict=True))
+            costs(other) != mine and all(theirs <= own for theirs, own in zip(costs(other), mine, strict=True))
             for other in able
         )
 
-    return frozenset(r.id for r in able if not beaten(r))
+    return [r.id for r in able if not beaten(r)]
 
 
 def findings(results: Sequence[Result], originals: Mapping[str, str]) -> list[str]:
@@ -61,7 +64,8 @@ def goal_lines(judged: Sequence[goals.Judgement], text: str, paths: Mapping[str,
         head = f"goal {text} on {printable(one.device)}"
         if one.winner is not None:
             path = paths.get(one.winner.model.sha256)
-            lines.append(f"{head}: {_variant(one.winner)} wins{f': {printable(path)}' if path else ''}")
+            doubts = "".join(_doubt(term, one.winner) for term in one.unsure)
+            lines.append(f"{head}: {_variant(one.winner)} wins{doubts}{f': {printable(path)}' if path else ''}")
         elif one.nearest is None:
             lines.append(f"{head}: nothing that could be judged")
         else:
@@ -100,9 +104,15 @@ def _change(result: Result) -> str:
     return f"{told}: cannot tell from 0" if unclear else told
 
 
+def _doubt(term: goals.Term, result: Result) -> str:
+    low, high = goals.changes(result) or (0.0, 0.0)
+    return f", though {term.text} is not certain ({100 * low:+.2f} to {100 * high:+.2f}pt)"
+
+
 def _value(term: goals.Term, result: Result) -> str:
-    if term.points and result.accuracy is not None and result.accuracy.difference is not None:
-        return f"{100 * result.accuracy.difference:+.2f}pt"
+    found = result.accuracy
+    if term.points and found is not None and found.difference is not None:
+        return f"{100 * goals.better(found) * found.difference:+.2f}pt"
     quantity = goals.QUANTITIES[term.name]
     value = quantity.of(result)
     return "unknown" if value is None else f"{significant(value)} {quantity.unit}".strip()
