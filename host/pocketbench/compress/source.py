@@ -91,9 +91,21 @@ def network(workload: Workload) -> Network:
             ".onnx path is needed"
         )
     digest = hashlib.sha256(workload.sha256.encode())
+    for path in beside(workload):
+        digest.update(path.read_bytes())
     for name, tensor in made.state_dict().items():
         digest.update(name.encode() + np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return Network(made, workload.path.stem, digest.hexdigest())
+
+
+def beside(workload: Workload) -> list[Path]:
+    """The user's own modules that the workload has imported so far: what a network computes stands in its code."""
+    folder = workload.path.parent
+    known = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    # Not ours, and of workloads the one alone.
+    paths = {Path(file) for name, file in known.items() if file and not name.startswith("pocketbench")}
+    own = [path for path in paths if path.is_relative_to(folder) and path != workload.path and path.suffix == ".py"]
+    return sorted(path for path in own if path.is_file() and "site-packages" not in path.parts)
 
 
 def functions(workload: Workload) -> dict[str, Callable[..., Any]]:
