@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,6 +245,32 @@ def test_int8_qat_that_did_nothing_is_refused(tmp_path: Path, bars: ModuleType) 
     (plain,), _, _ = made(workloads.write(tmp_path), ["fp32"], ["onnx"])
     with pytest.raises(StepFailed, match="int8-qat: only 0% of the weights became int8"):
         qat.written(plain.path, "onnx", "x86_64")
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_int8_qat_whose_scores_are_gone_is_refused(scale: float) -> None:
+    """Boxes in pixels go on moving; the whole output does."""
+    boxes, scores = torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.Conv2d(1, 2, 3, padding=1)
+
+    class Detector(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, alive: float) -> None:
+            super().__init__()
+            self.boxes, self.scores, self.alive = boxes, scores, alive
+            self.fake_quant_enabled = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = torch.cat([640 * self.boxes(x), self.alive * torch.sigmoid(self.scores(x))], 1)
+            return made.flatten(2)
+
+    rng = np.random.default_rng(0)
+    samples = [(rng.normal(size=(1, 1, 16, 16)).astype(np.float32),) for _ in range(4)]
+    given = NetworkContext(samples, {}, None, print)
+    trained = SimpleNamespace(rounding=lambda: Detector(scale))
+    if scale:
+        qat.Int8().check(Detector(1.0), trained, given)
+        return
+    with pytest.raises(StepFailed, match="int8-qat: output 0: 2 of its channels do not move any more"):
+        qat.Int8().check(Detector(1.0), trained, given)
 
 
 def test_distillation_stands_beside_its_control(tmp_path: Path, bars: ModuleType) -> None:

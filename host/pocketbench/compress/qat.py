@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.optimization import fuse
 
-from pocketbench.compress import refit, training
+from pocketbench.compress import compare, refit, training
 from pocketbench.compress.recipe import Done, NetworkContext, StepFailed, converted
 from pocketbench.convert.exporting import last_cause
 
@@ -73,7 +73,20 @@ class Int8:
         if not found:
             raise StepFailed("int8-qat: nothing in the network is rounded: it has no convolution or linear layer")
         training.check_outputs("int8-qat", before, lambda *inputs: rounding(*inputs), context)
+        _check_channels(before, rounding, context)
         return Done({"rounded_tensors": len(found)})
+
+
+def _check_channels(before: Any, rounding: Any, context: NetworkContext) -> None:
+    """A detector's scores beside its boxes: where they share a scale, training has no way to save them."""
+    samples = context.samples[: training.JUDGED]
+    runs = ([[one.numpy() for one in training.outputs(each, s)] for s in samples] for each in (before, rounding))
+    for one in compare.apart(*runs):
+        if one.collapsed:
+            raise StepFailed(
+                f"int8-qat: output {one.output}: {len(one.collapsed)} of its channels do not move any more (first: "
+                f"{one.collapsed[0]}): what shares an int8 scale with much larger values is gone"
+            )
 
 
 def finish(trained: Trained, form: str) -> Any:
