@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 KEY = "pocketbench"
 
 
@@ -52,6 +54,9 @@ def embed(path: Path, form: str, provenance: Mapping[str, Any]) -> None:
     metadata.name, metadata.buffer = KEY, len(tree.buffers)
     tree.buffers.append(buffer)
     tree.metadata.append(metadata)
+    # Of lists each byte would be written by itself, which takes seconds.
+    for one in tree.buffers:
+        one.data = None if one.data is None else np.array(bytearray(one.data), np.uint8)
     path.write_bytes(bytes(flatbuffer_utils.convert_object_to_bytearray(tree)))
 
 
