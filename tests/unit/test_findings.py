@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from pocketbench.figures import goal
+from pocketbench.report import causes
 from pocketbench.report.findings import findings, goal_lines, pareto
-from pocketbench.results import Accuracy, Model, Result
+from pocketbench.results import Accuracy, Delegate, Model, OpShare, Result
 from tests.unit import facts
 from tests.unit.facts import MS
 
@@ -37,8 +38,46 @@ def test_each_variant_in_one_sentence() -> None:
     assert told == [
         "net-int8-static (onnxruntime): 4.0x smaller, 2.00x faster, "
         "top-1 -0.50 [-1.60, +0.60] points: cannot tell from 0",
-        "net-int8-dynamic (onnxruntime): 4.0x smaller, 2.30x slower, top-1 -2.00 [-3.00, -1.00] points",
+        "net-int8-dynamic (onnxruntime): 4.0x smaller, 2.30x slower, top-1 -2.00 [-3.00, -1.00] points; "
+        "net-int8-static (onnxruntime) is better in all of it",
     ]
+
+
+def test_why_a_variant_is_slower_is_what_the_device_told() -> None:
+    ran = Delegate("cpu", "cpu", "xnnpack", nodes=66, nodes_delegated=66, partitions=1, on_cpu={})
+    left = replace(ran, nodes_delegated=49, partitions=18, on_cpu={"SOFTMAX": 1, "DEPTHWISE_CONV_2D": 17, "PAD": 2})
+    fast, slow = replace(FP32, delegate=ran), replace(DYNAMIC, delegate=left)
+    assert causes.slower(fast, slow) == " (xnnpack does not take 17 DEPTHWISE_CONV_2D and 2 PAD)"
+    (told,) = findings([fast, slow], {"int8-dynamic": "fp32"})
+    assert "2.30x slower (xnnpack does not take 17 DEPTHWISE_CONV_2D and 2 PAD), top-1" in told
+    # As the original has them, or not known, or by other kernels: no cause.
+    assert causes.slower(slow, slow) == causes.slower(fast, replace(slow, delegate=ran)) == ""
+    assert causes.slower(FP32, slow) == causes.slower(fast, DYNAMIC) == ""
+
+
+def test_why_a_variant_is_slower_is_what_its_profile_shows() -> None:
+    before = replace(FP32, profile=[OpShare("Conv", "CPU", 52, 4.0, 0.9), OpShare("Clip", "CPU", 35, 0.4, 0.1)])
+    after = replace(
+        DYNAMIC,
+        profile=[
+            OpShare("Conv", "CPU", 40, 4.0, 0.4),
+            OpShare("Conv", "CUDA", 12, 1.0, 0.1),
+            OpShare("Cast", "CPU", 104, 3.0, 0.5),
+            OpShare("Clip", "CPU", 35, 0.5, 0.1),
+        ],
+    )
+    assert causes.slower(before, after) == " (profiled: Cast nothing -> 3.00 ms)"
+    assert causes.slower(before, replace(after, profile=after.profile[:2])) == " (profiled: Conv 4.00 -> 5.00 ms)"  # type: ignore[index]
+    assert causes.slower(FP32, after) == causes.slower(before, DYNAMIC) == causes.slower(before, before) == ""
+
+
+def test_what_lost_most_of_its_accuracy_is_no_choice_however_small() -> None:
+    ruined = variant("int4-weight", 40.0, 500_000, 0.05, (-0.85, (-0.9, -0.8)))
+    half = variant("prune", 1.0, 500_000, 0.46, (-0.44, (-0.5, -0.4)))
+    assert pareto([FP32, INT8, ruined]) == {"fp32", "int8-static"}
+    assert pareto([FP32, INT8, half]) == {"fp32", "int8-static", "prune"}
+    (told,) = findings([FP32, ruined], {"int4-weight": "fp32"})
+    assert told.endswith("top-1 -85.00 [-90.00, -80.00] points: most of it is lost")
 
 
 def test_what_did_not_run_well_is_not_praised() -> None:

@@ -7,22 +7,44 @@ from collections.abc import Mapping, Sequence
 from pocketbench.figures import goal as goals
 from pocketbench.figures.compare import paired
 from pocketbench.models import printable
+from pocketbench.report import causes
 from pocketbench.report.numbers import percent_points, significant
 from pocketbench.results import Result
+
+# Of the original's accuracy, what a variant has to keep to be one to choose from.
+RUINED = 0.5
 
 
 def pareto(results: Sequence[Result]) -> frozenset[str]:
     """Ids of the results that no other on their device beats: none is as fast, as small, as accurate and as frugal, and
-    better in one of them. Accuracy and energy count where all on the device have them.
+    better in one of them. Accuracy and energy count where all on the device have them. What has lost most of its
+    accuracy is nobody's choice, however small it is.
     """
-    able = [r for r in results if r.status == "OK" and r.metric("latency_p50") is not None]
-    devices = dict.fromkeys(r.device for r in able)
-    return frozenset(id_ for device in devices for id_ in _unbeaten([r for r in able if r.device == device]))
+    beaten = _beaten(results)
+    return frozenset(id_ for id_, by in beaten.items() if by is None)
 
 
-def _unbeaten(able: Sequence[Result]) -> list[str]:
-    judged = all(r.accuracy is not None for r in able)
-    metered = all(r.metric("energy") is not None for r in able)
+def _beaten(results: Sequence[Result]) -> Mapping[str, Result | None]:
+    """By id, of all that are to choose from: the fastest of those that beat it, or None."""
+    able = [r for r in results if r.status == "OK" and r.metric("latency_p50") is not None and not _ruined(r)]
+    found: dict[str, Result | None] = {}
+    for device in dict.fromkeys(r.device for r in able):
+        rivals = [r for r in able if r.device == device]
+        costs = _costs(rivals)
+        for own in rivals:
+            better = [r for r in rivals if costs[r.id] != costs[own.id] and _no_worse(costs[r.id], costs[own.id])]
+            found[own.id] = min(better, key=lambda r: costs[r.id], default=None)
+    return found
+
+
+def _no_worse(theirs: tuple[float, ...], own: tuple[float, ...]) -> bool:
+    return all(one <= other for one, other in zip(theirs, own, strict=True))
+
+
+def _costs(rivals: Sequence[Result]) -> Mapping[str, tuple[float, ...]]:
+    """Time first."""
+    judged = all(r.accuracy is not None for r in rivals)
+    metered = all(r.metric("energy") is not None for r in rivals)
 
     def costs(result: Result) -> tuple[float, ...]:
         p50 = result.metric("latency_p50")
@@ -34,26 +56,29 @@ def _unbeaten(able: Sequence[Result]) -> list[str]:
             found.append(result.metric("energy") or 0.0)
         return tuple(found)
 
-    def beaten(result: Result) -> bool:
-        mine = costs(result)
-        return any(
-            costs(other) != mine and all(theirs <= own for theirs, own in zip(costs(other), mine, strict=True))
-            for other in able
-        )
+    return {result.id: costs(result) for result in rivals}
 
-    return [r.id for r in able if not beaten(r)]
+
+def _ruined(result: Result) -> bool:
+    found = result.accuracy
+    if found is None or found.reference is None or not found.higher_is_better:
+        return False
+    return found.value < RUINED * found.reference
 
 
 def findings(results: Sequence[Result], originals: Mapping[str, str]) -> list[str]:
-    """One sentence for each compressed variant that ran: size, time and accuracy beside its original."""
+    """One sentence for each compressed variant that ran: size, time and accuracy beside its original; what beats it."""
     by_id = {result.id: result for result in results}
+    beaten = _beaten(results)
     lines = []
     for result in results:
         original = by_id.get(originals.get(result.id, ""))
         if original is not None and result.status == "OK":
             parts = [_size(original, result), _time(original, result), _change(result)]
             where = f" on {printable(result.device)}" if len({r.device for r in results}) > 1 else ""
-            lines.append(f"{_variant(result)}{where}: {', '.join(part for part in parts if part)}")
+            better = beaten.get(result.id)
+            loses = f"; {_variant(better)} is better in all of it" if better is not None else ""
+            lines.append(f"{_variant(result)}{where}: {', '.join(part for part in parts if part)}{loses}")
     return lines
 
 
@@ -91,7 +116,11 @@ def _time(original: Result, result: Result) -> str:
         return ""
     if ratio.lo is None or ratio.hi is None or ratio.lo <= 1 <= ratio.hi:
         return "as fast as far as can be told"
-    return f"{1 / ratio.value:.2f}x faster" if ratio.value < 1 else f"{ratio.value:.2f}x slower"
+    return (
+        f"{1 / ratio.value:.2f}x faster"
+        if ratio.value < 1
+        else f"{ratio.value:.2f}x slower{causes.slower(original, result)}"
+    )
 
 
 def _change(result: Result) -> str:
@@ -100,6 +129,8 @@ def _change(result: Result) -> str:
         return ""
     told = f"{printable(found.metric)} {percent_points(found.difference, found.difference_ci95)} points"
     interval = found.difference_ci95
+    if _ruined(result):
+        return f"{told}: most of it is lost"
     unclear = interval is not None and interval[0] <= 0 <= interval[1]
     return f"{told}: cannot tell from 0" if unclear else told
 
