@@ -12,6 +12,7 @@ import pytest
 
 from pocketbench.compress import artifact
 from pocketbench.errors import UsageError
+from pocketbench.fleet import progress
 from tests.compress import nets
 from tests.compress.workloads import made
 
@@ -183,3 +184,17 @@ def test_a_torch_export_program_is_a_network(tmp_path: Path) -> None:
     assert [(one.recipe, one.format) for one in artifacts] == [
         *(("fp32", "onnx"), ("int8-static", "onnx"), ("fp32", "tflite"), ("int8-static", "tflite"))
     ]
+
+
+def test_long_work_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 samples: two calibrators with 18 of them, and the better one with all."""
+    monkeypatch.setattr(progress, "WORKING_EVERY_S", 0.0)
+    path = tmp_path / "t.py"
+    path.write_text(TORCH)
+    _, failed, said = made(path, ["fp32", "int8-static"], ["onnx", "tflite"])
+    assert not failed
+    shown = [text.partition(", about")[0] for text in said if " left" in text]
+    calibration = [f"calibration: sample {count} of 60" for count in range(1, 60)]
+    assert [text for text in shown if text.startswith("calibration")] == 2 * calibration
+    assert [text for text in shown if "artifact" in text] == [f"t: artifact {count} of 4" for count in (1, 2, 3)]
+    assert any(text.startswith("t: fp32 for tflite: ") and text.endswith(" so far") for text in said)

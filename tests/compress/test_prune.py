@@ -45,7 +45,7 @@ def test_what_a_sigmoid_hides_counts() -> None:
     for network in (plain, sure):
         network[4].bias.data.fill_(40.0)
     assert not bool((sure(torch.from_numpy(samples()[0][0])) < 1).any())
-    first, second = (sensitivity.look(network, samples(), ["4"]) for network in (plain, sure))
+    first, second = (sensitivity.look(network, samples(), ["4"], print, "prune") for network in (plain, sure))
     assert set(first.scores) == {"0", "2", "4"}
     for name, score in first.scores.items():
         assert float(score.sum()) > 0 and torch.equal(score, second.scores[name])
@@ -54,13 +54,13 @@ def test_what_a_sigmoid_hides_counts() -> None:
 def test_places_are_where_the_heads_look() -> None:
     """A spot of a hundredth of the map gets a third of them, and the rest is not forgotten; the same ones again."""
     size = 48
-    found = sensitivity.look(chain(), samples(size), ["4"]).places
+    found = sensitivity.look(chain(), samples(size), ["4"], print, "prune").places
     for name in ("0", "2", "4"):
         at = torch.cat(list(found[name]))
         assert len(at) == 12 * sensitivity.POSITIONS and int(at.min()) >= 0 and int(at.max()) < size * size
         near = (at // size < 8) & (at % size < 8)
         assert 0.33 < float(near.float().mean()) < 0.66
-    again = sensitivity.look(chain(), samples(size), ["4"]).places
+    again = sensitivity.look(chain(), samples(size), ["4"], print, "prune").places
     assert all(torch.equal(a, b) for name in found for a, b in zip(found[name], again[name], strict=True))
 
 
@@ -109,7 +109,7 @@ def test_a_layer_called_twice_is_pruned_and_not_solved() -> None:
     torch.manual_seed(0)
     network = Twice().eval()
     given = NetworkContext(samples(), {}, network, print)
-    assert set(sensitivity.look(network, given.samples, ["head"]).places) == {"stem", "head"}
+    assert set(sensitivity.look(network, given.samples, ["head"], print, "prune").places) == {"stem", "head"}
     after, done = prune.Prune(0.3).apply(network, given)
     prune.Prune(0.3).check(network, after, given)
     assert done.facts["recovery"]["layers"] == 2

@@ -103,14 +103,48 @@ def test_duration(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
 
 
-def test_what_is_sent_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_work_says_how_far_it_is_and_how_long_it_will_go_on(clock: Clock) -> None:
+    said: list[str] = []
+    done = progress.working(said.append, "calibration: sample", 40)
+    for count in range(41):
+        done(count)
+        clock.now += 3.0
+    assert said[0] == "calibration: sample 4 of 40, about 2 min left"
+    assert said[-1] == "calibration: sample 36 of 40, about 12 s left"
+
+
+def test_where_nobody_knows_how_much_there_is_no_time_left_is_made_up(clock: Clock) -> None:
+    said: list[str] = []
+    done = progress.working(said.append, "accuracy: inference", None)
+    for count in (1, 50, 90):
+        clock.now += 7.0
+        done(count)
+    assert said == ["accuracy: inference 50 so far"]
+
+
+def test_a_call_that_does_not_tell_is_alive_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "WORKING_EVERY_S", 0.01)
+    said: list[str] = []
+    told = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    with progress.alive(say, "net: fp32 for tflite"):
+        assert told.wait(10)
+    count = len(said)
+    assert said[0] == "net: fp32 for tflite: 0 s so far"
+    time.sleep(0.05)
+    assert len(said) == count
+
+
+def test_what_is_sent_says_how_far_it_is(clock: Clock) -> None:
     """Nothing where it is quick; every five seconds with the time left where it is not."""
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     said: list[str] = []
     sent = progress.sending(said.append, "phone: sending the bundle", 36_000_000)
     for so_far in range(0, 36_000_001, 1_000_000):
         sent(so_far)
-        now[0] += 1.0
+        clock.now += 1.0
     assert said[0] == "phone: sending the bundle: 5.0 of 36 MB, about 31 s left"
     assert len(said) == 7

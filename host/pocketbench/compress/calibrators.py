@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketbench.compress import compare
-from pocketbench.compress.recipe import Sample, StepFailed
+from pocketbench.compress.recipe import Context, Sample, StepFailed
+from pocketbench.fleet.progress import working
 
 # For judging a calibrator: samples that it does not see.
 HELD_OUT = 0.25
@@ -23,25 +25,33 @@ class Chosen:
 
 
 def choose(
-    names: Iterable[str],
-    quantize: Callable[[str, Sequence[Sample]], None],
+    names: Collection[str],
+    quantize: Callable[[str, Iterator[Sample]], None],
     written: Path,
     runner: Callable[[Path], compare.Run],
     source: Path,
-    samples: Sequence[Sample],
+    context: Context,
 ) -> Chosen:
     """Try each on three quarters of the samples, judge it on the rest, and let the best one have them all.
 
     `quantize` writes the file of a calibrator to `written`; `runner` opens files. StepFailed: too few samples.
     """
-    fit, judge = _split(samples)
+    fit, judge = _split(context.samples)
+    tell = working(context.say, "calibration: sample", len(names) * len(fit) + len(context.samples))
+    seen = itertools.count(1)
+
+    def told(samples: Sequence[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            yield sample
+            tell(next(seen))
+
     before = compare.outputs(runner(source), judge)
     noise: dict[str, float] = {}
     for name in names:
-        quantize(name, fit)
+        quantize(name, told(fit))
         noise[name] = compare.worst_noise(compare.apart(before, compare.outputs(runner(written), judge)))
     best = min(noise, key=lambda name: noise[name])
-    quantize(best, samples)
+    quantize(best, told(context.samples))
     return Chosen(best, written.read_bytes(), noise)
 
 

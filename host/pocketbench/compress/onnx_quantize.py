@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ class Static:
             quant_pre_process(str(named), str(prepared), skip_symbolic_shape=True)
             prepared.write_bytes(_flat_biases(onnx.load(prepared)))
 
-            def quantize(calibrator: str, samples: Sequence[Sample]) -> None:
+            def quantize(calibrator: str, samples: Iterator[Sample]) -> None:
                 q.quantize_static(
                     str(prepared),
                     str(written),
-                    _Reader(iter(samples)),
+                    _Reader(samples),
                     quant_format=q.QuantFormat.QDQ,
                     per_channel=True,
                     activation_type=activations,
@@ -48,7 +48,7 @@ class Static:
                 )
                 written.write_bytes(onnx_graph.strip(onnx.load(written)))
 
-            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, context.samples)
+            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, context)
         target.write_bytes(chosen.content)
         facts = {
             "calibrator": chosen.name,

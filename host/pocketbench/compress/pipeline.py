@@ -34,6 +34,7 @@ from pocketbench.compress.recipe import (
     processor,
 )
 from pocketbench.errors import UsageError
+from pocketbench.fleet.progress import alive, working
 from pocketbench.workload import Workload
 
 PACKAGES = (
@@ -78,9 +79,10 @@ def make(
     `read` is what source.read() gave, for several targets of one workload. UsageError: it lacks what a recipe needs.
     """
     read = read or source.read(workload, recipes, say)
-    job = _Job(workload, read.network, read.samples, folder, target or processor(), say)
+    every = _with_controls(recipes)
+    job = _Job(workload, read.network, read.samples, folder, target or processor(), say, len(every) * len(formats))
     for form in formats:
-        for recipe in _with_controls(recipes):
+        for recipe in every:
             try:
                 if recipe not in recipes:
                     source.check(workload, [recipe])
@@ -112,6 +114,7 @@ class _Job:
         folder: Path,
         target: str,
         say: Say,
+        artifacts: int,
     ) -> None:
         self._workload, self._network, self._found = workload, network, found
         self._folder, self._say, self._target = folder, say, target
@@ -124,9 +127,12 @@ class _Job:
             "seed": SEED,
         }
         self._networks = networks.Networks(workload, network, found, self._common, say)
+        self._tell, self._begun = working(say, f"{network.stem}: artifact", artifacts), 0
 
     def make(self, recipe: Recipe, form: str) -> Artifact:
         """One artifact. StepFailed."""
+        self._tell(self._begun)
+        self._begun += 1
         reference, told = self._stage(Recipe("+".join(recipe.on_network) or REFERENCE, recipe.on_network), form, None)
         if recipe.on_file:
             reference, told = self._stage(recipe, form, reference)
@@ -153,7 +159,8 @@ class _Job:
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch, failures.told(kept.parent):
                 written = Path(scratch) / f"made.{form}"
                 if before is None or recipe.on_file is None:
-                    done = self._convert(recipe.on_network, made, form, written)
+                    with alive(self._say, f"{self._network.stem}: {recipe.text} for {form}"):
+                        done = self._convert(recipe.on_network, made, form, written)
                 else:
                     done = self._apply(recipe.on_file, form, before, written)
                 did = {**made.did, **done.facts}
@@ -202,7 +209,7 @@ class _Job:
     def _apply(self, step_name: str, form: str, before: Path, target: Path) -> Done:
         step = create(step_name, form)
         samples = self._samples(before, form)
-        done = step.apply(before, target, Context(samples, self._target))
+        done = step.apply(before, target, Context(samples, self._target, self._say))
         checked = step.check(before, target)
         found = self._agree(target, form, _runner(form)(before), compare_with="its source")
         return Done({**done.facts, **checked.facts}, (*done.findings, *checked.findings, *found))

@@ -97,8 +97,7 @@ class Prune:
         """
         block = BLOCK if context.trains else BLOCK_UNTRAINED
         fit = refit.fitting(source, context.samples[JUDGED:] or context.samples)
-        context.say(f"{name}: what each channel does to the outputs")
-        seen = sensitivity.look(source, fit, ignored)
+        seen = sensitivity.look(source, fit, ignored, context.say, name)
         by_outputs: Rank = lambda made: sensitivity.Importance(made, seen.scores, example, self._share, block)  # noqa: E731
         by_magnitude: Rank = lambda made: tp.importance.GroupMagnitudeImportance(p=2)  # noqa: E731
         tries = [(OUTPUTS, ignored, by_outputs, True)]

@@ -80,6 +80,7 @@ class Context:
 
     samples: Sequence[Sample]
     target: str = "x86_64"
+    say: Say = lambda _: None
     seed: int = 0
 
 

@@ -7,7 +7,6 @@ into the source's output at the channels that were kept, so that a layer makes u
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,12 @@ from torch.nn import functional
 
 from pocketbench.compress import sensitivity
 from pocketbench.compress.recipe import Inputs, Say
-from pocketbench.fleet.progress import duration
+from pocketbench.fleet.progress import working
 
 # Of the mean of the diagonal: how strongly the weights are held to what they were. Few samples want it strong.
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 # All samples stand at the same node: so many bytes of them.
 MEMORY, LARGEST = 2_000_000_000, 96
-SAY_EVERY_S = 10.0
 
 
 def traced(network: Any) -> Any:
@@ -76,7 +74,7 @@ def _refit(
     placeholders = [node.name for node in nodes if node.op == "placeholder"]
     for position, name in enumerate(placeholders):
         first[name] = second[name] = [torch.from_numpy(sample[position]) for sample in chosen]
-    begun = told = time.monotonic()
+    tell = working(say, f"{doing}: least squares, operation", len(nodes))
     layers = 0
     for place, node in enumerate(nodes):
         if node.op in ("placeholder", "output"):
@@ -92,10 +90,7 @@ def _refit(
         for name in [one.name for one in node.all_input_nodes if uses[one.name] == place]:
             first.pop(name, None)
             second.pop(name, None)
-        if time.monotonic() - told >= SAY_EVERY_S:
-            told = time.monotonic()
-            left = (told - begun) / (place + 1) * (len(nodes) - place - 1)
-            say(f"{doing}: least squares, layer {layers}, about {duration(left)} left")
+        tell(place + 1)
     return {"method": "least squares", "layers": layers, "samples": len(chosen)}
 
 

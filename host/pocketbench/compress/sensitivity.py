@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from pocketbench.compress import training
-from pocketbench.compress.recipe import Inputs
+from pocketbench.compress.recipe import Inputs, Say
 from pocketbench.compress.training import WEIGHTED
+from pocketbench.fleet.progress import working
 
 # Samples that say how far the heads spread.
 UNITS = 16
@@ -42,7 +43,7 @@ class Seen:
     places: Mapping[str, Sequence[torch.Tensor]]
 
 
-def look(network: Any, samples: Sequence[Inputs], heads: Sequence[str]) -> Seen:
+def look(network: Any, samples: Sequence[Inputs], heads: Sequence[str], say: Say, doing: str) -> Seen:
     """By gradients of random sums over the heads: the last layers with weights, before sigmoids and boxes in pixels.
 
     Behind a sigmoid what is sure has no gradient, and is lost unseen. Each channel of a head counts in units of its
@@ -56,7 +57,9 @@ def look(network: Any, samples: Sequence[Inputs], heads: Sequence[str]) -> Seen:
     generator = torch.Generator().manual_seed(0)
     scores: dict[str, Any] = {}
     places: dict[str, list[torch.Tensor]] = {}
-    for sample in samples:
+    tell = working(say, f"{doing}: what each channel does to the outputs, sample", len(samples))
+    for position, sample in enumerate(samples):
+        tell(position)
         with _watched(layers) as calls, torch.enable_grad():
             network(*(torch.from_numpy(one).clone().requires_grad_(True) for one in sample))
         names = list(calls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Static:
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             written = Path(scratch) / "quantized.tflite"
 
-            def quantize(name: str, samples: Sequence[Sample]) -> None:
+            def quantize(name: str, samples: Iterator[Sample]) -> None:
                 work = quantizer.Quantizer(bytearray(mended), recipes.static_wi8_ai8())
                 for scope in tail:
                     work.update_quantization_recipe(
@@ -45,11 +45,12 @@ class Static:
                         algorithm_key=recipes.AlgorithmName.NO_QUANTIZE,
                     )
                 statistics = calibrator.Calibrator(bytes(mended), num_threads=1, qsv_update_func=CALIBRATORS[name])
-                statistics.calibrate({key: [dict(sample) for sample in samples]}, work._recipe_manager)
+                for sample in samples:
+                    statistics.calibrate({key: [dict(sample)]}, work._recipe_manager)
                 result = work.quantize(statistics.get_model_qsvs(), enable_progress_report=False)
                 written.write_bytes(bytes(result.quantized_model))
 
-            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, context.samples)
+            chosen = calibrators.choose(CALIBRATORS, quantize, written, runner, source, context)
         target.write_bytes(chosen.content)
         facts = {
             "calibrator": chosen.name,

@@ -92,14 +92,14 @@ class Lane:
             self._link,
             self.request.plan,
             self.stop,
-            lambda text: self.progress.say(f"{self.device}: {text}"),
+            self._say,
             self.keep,
         )
         known = {program(case): self.scored[case.key] for case in self.cases if case.key in self.scored}
         self._scores: dict[tuple[object, ...], Scored | Reason | Ended] = dict(known)
         self._scratch = scratch()
         self._scoring = Scoring(
-            self.workload, self._link, self.request.plan, self._files, self.stop, Path(self._scratch.name)
+            self.workload, self._link, self.request.plan, self._files, self.stop, Path(self._scratch.name), self._say
         )
         self._processes: dict[str, dict[int, Process]] = {
             case.key: dict(self.measured.get(case.key, {})) for case in self.cases
@@ -136,7 +136,7 @@ class Lane:
         self._scratch.cleanup()
         ended = f"{len(self.results)} of {len(self.cases)} cases"
         if self.keep:
-            self.progress.say(f"{self.device}: the agent keeps its jobs for a week, in home/jobs/{self.run_id}.*")
+            self._say(f"the agent keeps its jobs for a week, in home/jobs/{self.run_id}.*")
         self.progress.done(self.device, f"stopped after {ended}" if self.stop.is_set() else f"done, {ended}")
 
     def _make_gate(self) -> Gate:
@@ -150,7 +150,7 @@ class Lane:
                     cooldown,
                     self.stop,
                     not self.shared,
-                    lambda why: self.progress.say(f"{self.device}: {why}"),
+                    self._say,
                 )
             except DeviceLost as error:
                 if self.stop.is_set():
@@ -188,12 +188,8 @@ class Lane:
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
         """Supplied, opened and prepared; afterwards as it was."""
-
-        def say(text: str) -> None:
-            self.progress.say(f"{self.device}: {text}")
-
-        supply_restored(self.device, say)
-        with self._link.opened(), prepared(self.device, self.entry, self._link, say) as self._not_prepared:
+        supply_restored(self.device, self._say)
+        with self._link.opened(), prepared(self.device, self.entry, self._link, self._say) as self._not_prepared:
             yield
 
     def _lose(self) -> None:
@@ -285,9 +281,12 @@ class Lane:
         boots = {key: {p.boot_id for p in processes.values()} for key, processes in self._processes.items()}
         old = [case.key for case in self._open_cases if boot and boots[case.key] - {boot, ""}]
         if old:
-            self.progress.say(f"{self.device}: was started anew since: {len(old)} case(s) begin again")
+            self._say(f"was started anew since: {len(old)} case(s) begin again")
             lab.begin_anew(self.store, self.run_id, old, self._fence)
             self._processes.update((key, {}) for key in old)
+
+    def _say(self, text: str) -> None:
+        self.progress.say(f"{self.device}: {text}")
 
     def _score_all(self) -> None:
         """Accuracy first: a workload that fails says so at once, and its first item feeds the timed runs."""
@@ -403,7 +402,7 @@ class Lane:
         if result.status != "OK":
             stage = f" in stage {result.stage}" if result.stage else ""
             why = next((printable(r.message) for r in result.reasons if r.severity == "invalid"), "")
-            self.progress.say(f"{self.device}: {case.label}: {result.status}{stage}: {why}")
+            self._say(f"{case.label}: {result.status}{stage}: {why}")
 
     def _rounds_of(self, case: Case) -> list[Process]:
         return [self._processes[case.key][k] for k in sorted(self._processes[case.key])]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 15.0
 SENDING_EVERY_S = 5.0
+WORKING_EVERY_S = 10.0
 
 
 class Progress(Protocol):
@@ -135,18 +137,50 @@ def create() -> Lines | Bars:
 
 
 def sending(say: Callable[[str], None], doing: str, total: int) -> Callable[[int], None]:
-    """To be called with the bytes sent so far: says now and then how far it is, and for how long it will go on."""
+    """To be called with the bytes sent so far."""
+    return _left(say, f"{doing}:", total, SENDING_EVERY_S, lambda so_far: f"{so_far / 1e6:.1f} of {megabytes(total)}")
+
+
+def working(say: Callable[[str], None], doing: str, total: int | None) -> Callable[[int], None]:
+    """To be called with how many of `total` are done; None where nobody knows how many there will be."""
+    of = f" of {total}" if total is not None else " so far"
+    return _left(say, doing, total, WORKING_EVERY_S, lambda so_far: f"{so_far}{of}")
+
+
+def _left(
+    say: Callable[[str], None], doing: str, total: int | None, every_s: float, how_far: Callable[[int], str]
+) -> Callable[[int], None]:
+    """Says now and then how far it is, and for how long it will go on."""
     begun = told = time.monotonic()
 
-    def sent(so_far: int) -> None:
+    def done(so_far: int) -> None:
         nonlocal told
         now = time.monotonic()
-        if now - told >= SENDING_EVERY_S and 0 < so_far < total:
-            told = now
-            left = duration((now - begun) / so_far * (total - so_far))
-            say(f"{doing}: {so_far / 1e6:.1f} of {megabytes(total)}, about {left} left")
+        if now - told < every_s or so_far <= 0 or (total is not None and so_far >= total):
+            return
+        told = now
+        left = "" if total is None else f", about {duration((now - begun) / so_far * (total - so_far))} left"
+        say(f"{doing} {how_far(so_far)}{left}")
 
-    return sent
+    return done
+
+
+@contextlib.contextmanager
+def alive(say: Callable[[str], None], doing: str) -> Iterator[None]:
+    """Around one long call into a library that does not tell how far it is: says now and then that it goes on."""
+    ended, begun = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(WORKING_EVERY_S):
+            say(f"{doing}: {duration(time.monotonic() - begun)} so far")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def megabytes(size: int) -> str:

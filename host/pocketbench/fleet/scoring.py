@@ -16,6 +16,7 @@ from pocketbench.compress.disjoint import Guard
 from pocketbench.errors import DeviceLost, NotReachable
 from pocketbench.figures.accuracy import Scored, evaluate
 from pocketbench.fleet.link import Link
+from pocketbench.fleet.progress import working
 from pocketbench.measurement import Ended, WorkerEnded
 from pocketbench.models import PlacedFile, place
 from pocketbench.plan import Case, Plan, program
@@ -35,6 +36,8 @@ def _stop_at_once(arrays: Sequence[NDArray[Any]]) -> NoReturn:
     raise _FirstItem(arrays)
 
 
+Call = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
+
 ATTEMPTS = 2
 SEED = 20_261_125
 
@@ -50,8 +53,12 @@ class Scoring:
         files: Callable[[Case], JobFiles],
         stop: threading.Event,
         scratch: Path,
+        say: Callable[[str], None],
     ) -> None:
-        self._workload, self._link, self._plan = workload, link, plan
+        self._workload, self._link, self._plan, self._say = workload, link, plan, say
+        # How often score() asks: of how many is known once it has been seen to its end, for every variant.
+        self._asked = 0
+        self._of: int | None = None
         self._files, self._stop, self._scratch = files, stop, scratch
         self.first_items: dict[tuple[object, ...], PlacedFile] = {}
 
@@ -62,10 +69,11 @@ class Scoring:
         for _ in range(ATTEMPTS):
             try:
                 with self._link.live.scoring(case, self._plan, self._files(case)) as scorer:
-                    predict = work.DevicePredict(scorer.call, scorer.facts)
+                    predict = work.DevicePredict(self._told(scorer.call, case), scorer.facts)
                     guard = Guard(predict, self._workload.seen)
                     score = self._workload.score(guard)
                     guard.verify(self._workload.path.name)
+                self._of = self._asked
                 if predict.first is not None:
                     self.first_items[program(case)] = self._keep(predict.first)
                 return evaluate(score, SEED)
@@ -83,6 +91,16 @@ class Scoring:
                 lost = str(error)
                 self._link.reopen(lost)
         return case_reason("device_lost", f"{lost} (twice, while it was scored)")
+
+    def _told(self, call: Call, case: Case) -> Call:
+        tell, self._asked = working(self._say, f"accuracy: {case.label}: inference", self._of), 0
+
+        def told(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+            self._asked += 1
+            tell(self._asked)
+            return call(arrays)
+
+        return told
 
     def feed(self, case: Case) -> bool:
         """The first item alone, of a case that was scored before its run was cut; False where it cannot be had."""
