@@ -299,6 +299,50 @@ def test_a_teacher_without_labels_has_no_control(tmp_path: Path) -> None:
     ].why
 
 
+def test_hints_bring_the_students_features_to_the_teachers(bars: ModuleType) -> None:
+    """By what a linear map cannot make of them: layers of other widths, one of them of another size as well."""
+    torch.manual_seed(0)
+    teacher = bars.network(16).eval()
+    functions = {name: getattr(bars, name) for name in ("train_batches", "student")}
+    samples = [(one.numpy()[None],) for one in bars.bars(16, 3)[0]]
+    inputs = bars.bars(256, 5)[0]
+
+    def unexplained(student: Any) -> float:
+        with torch.no_grad():
+            own, aim = (net[:6](inputs).movedim(1, -1).flatten(0, 2) for net in (student, teacher))
+        known = torch.cat([own, torch.ones(len(own), 1)], 1)
+        return float((aim - known @ torch.linalg.lstsq(known, aim).solution).square().mean() / aim.var())
+
+    left = {}
+    for name, given in (("without", {}), ("with", {"hints": lambda: {"5": "5", "2": "5"}})):
+        torch.manual_seed(1)
+        context = NetworkContext(samples, {**functions, **given}, teacher, print)
+        student, done = distill.Distill("student").apply(teacher, context)
+        assert done.facts.get("hints") == (2 if given else None)
+        assert not any(layer._forward_hooks for net in (student, teacher) for layer in net.modules())
+        left[name] = unexplained(student)
+    assert left["with"] < 0.8 * left["without"]
+
+
+@pytest.mark.parametrize(
+    ("hints", "message"),
+    [
+        ({"7": "first"}, "hints() names 'first', which is no layer of the student"),
+        ({"9": "5"}, "hints() names '9', which is no layer of the teacher"),
+        ({"": "5"}, "hints() names '', which is no layer of the teacher"),
+        ({"7": "5"}, "hints() pairs [1, 8, 4, 4] of the student with [1, 8] of the teacher"),
+        (7, "hints() has to give pairs of names"),
+        ({}, "hints() has to give pairs of names"),
+    ],
+)
+def test_hints_that_will_not_do(bars: ModuleType, hints: Any, message: str) -> None:
+    teacher = bars.network(16).eval()
+    functions = {"train_batches": bars.train_batches, "student": bars.student, "hints": lambda: hints}
+    samples = [(one.numpy()[None],) for one in bars.bars(16, 3)[0]]
+    with pytest.raises(StepFailed, match=re.escape(message)):
+        distill.Distill("student").apply(teacher, NetworkContext(samples, functions, teacher, print))
+
+
 def test_several_inputs_without_labels_are_a_tuple() -> None:
     """A batch of two was taken as inputs and targets, so that a network of two inputs was called with one."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from pocketbench.compress import training
+from pocketbench.compress.hints import hinted
 from pocketbench.compress.prune import COUNTED, sizes
 from pocketbench.compress.recipe import Done, NetworkContext, StepFailed
 
@@ -24,27 +26,37 @@ class Distill:
         self._student = student
 
     def apply(self, network: Any, context: NetworkContext) -> tuple[Any, Done]:
-        """Labels are used beside the teacher where the workload has a loss()."""
+        """Labels are used beside the teacher where the workload has a loss(), and features where it has hints()."""
         given = context.functions.get("teacher")
         teacher = (given() if given else context.original).eval()
-        loss = context.functions.get("loss")
+        loss, hints = context.functions.get("loss"), context.functions.get("hints")
+        made = _student(self._student, "distill", context)
+        told: dict[str, Any] = {
+            "student": self._student,
+            "teacher": "teacher()" if given else "the network",
+            "labels": loss is not None,
+        }
+        with contextlib.ExitStack() as stack:
+            apart, maps = None, None
+            if hints is not None:
+                apart, maps = stack.enter_context(hinted(hints(), teacher, made, context.samples[0]))
+                told["hints"] = len(maps)
 
-        def total(inputs: Any, outputs: Any, targets: Any) -> Any:
-            with torch.no_grad():
-                wanted = teacher(*inputs)
-            taught = _apart(training.listed(outputs), training.listed(wanted))
-            if loss is None or targets is None:
-                return taught
-            return TEACHERS_SHARE * taught + (1 - TEACHERS_SHARE) * loss(outputs, targets)
+            def total(inputs: Any, outputs: Any, targets: Any) -> Any:
+                with torch.no_grad():
+                    wanted = teacher(*inputs)
+                taught = _apart(training.listed(outputs), training.listed(wanted))
+                if apart is not None:
+                    taught = taught + apart()
+                if loss is None or targets is None:
+                    return taught
+                return TEACHERS_SHARE * taught + (1 - TEACHERS_SHARE) * loss(outputs, targets)
 
-        name = "distill"
-        made = _student(self._student, name, context)
-        batches = context.functions["train_batches"]
-        inputs = len(context.samples[0])
-        facts = training.train(made, batches, total, context.say, name, inputs, epochs=EPOCHS, rate=RATE)
-        source = "teacher()" if given else "the network"
-        labels = loss is not None
-        return made, Done({"student": self._student, "teacher": source, "labels": labels, **facts})
+            batches, inputs = context.functions["train_batches"], len(context.samples[0])
+            facts = training.train(
+                made, batches, total, context.say, "distill", inputs, epochs=EPOCHS, rate=RATE, beside=maps
+            )
+        return made, Done({**told, **facts})
 
     def check(self, before: Any, after: Any, context: NetworkContext) -> Done:
         """It is smaller, and its outputs have the shapes of the network's and move."""

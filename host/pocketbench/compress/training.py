@@ -60,15 +60,16 @@ def train(
     after_step: Callable[[], None] = lambda: None,
     epochs: int = EPOCHS,
     rate: float = RATE,
+    beside: Any = None,
 ) -> Mapping[str, Any]:
     """AdamW, in place; every call of `batches` is an epoch of (inputs, targets), or of inputs alone.
 
-    `inputs` is how many the network has. How long an epoch is shows in the first one only: it warms up and keeps its
-    rate, the others go down to zero along a cosine. StepFailed: no batches, or a loss that is not finite.
+    `inputs` is how many the network has; `beside` is a module that is trained along. How long an epoch is shows in the
+    first one only: it warms up and keeps its rate, the others go down to zero along a cosine. StepFailed: no batches,
+    or a loss that is not finite.
     """
-    optimizer = torch.optim.AdamW(
-        [one for one in network.parameters() if one.requires_grad], lr=rate, weight_decay=1e-4
-    )
+    trained = [*network.parameters(), *(beside.parameters() if beside is not None else ())]
+    optimizer = torch.optim.AdamW([one for one in trained if one.requires_grad], lr=rate, weight_decay=1e-4)
     mode(network, True)
     begun = told = time.monotonic()
     steps, in_epoch, value = 0, 0, float("nan")
