@@ -28,6 +28,8 @@ from pocketbench_agent.values import real_values, stored_values
 __all__ = ["Predict", "Score", "TensorInfo", "Workload", "WorkloadFailed", "layout", "load"]
 
 Arrays = Sequence[NDArray[Any]]
+# Of an object that has a workload's functions as methods, in the place of the file.
+OBJECT = "workload"
 
 
 class WorkloadFailed(Exception):
@@ -125,11 +127,11 @@ class DevicePredict:
 
 @dataclass(frozen=True)
 class Workload:
-    """A loaded workload file."""
+    """A loaded workload file; its functions are those of `module`, or of the object `workload` in it."""
 
     path: Path
     sha256: str
-    module: ModuleType
+    module: Any
     # By the function that gave them: items that must not be scored, as digests (disjoint.py).
     seen: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -193,9 +195,24 @@ def load(path: Path) -> Workload:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UsageError(f"--workload {path}: does not import: {where(error, path)}") from error
-    if not callable(getattr(module, "score", None)):
+    holder = _holder(module, path)
+    if not callable(getattr(holder, "score", None)):
         raise UsageError(f"--workload {path}: has no function score(predict)")
-    return Workload(path, sha256, module)
+    return Workload(path, sha256, holder)
+
+
+def _holder(module: ModuleType, path: Path) -> Any:
+    """What has the functions: the module, or the object `workload` in it; a class of that name is made one."""
+    found = getattr(module, OBJECT, None)
+    if found is None or isinstance(found, ModuleType):
+        return module
+    if not isinstance(found, type):
+        return found
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return found()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--workload {path}: {OBJECT}() raised {where(error, path)}") from error
 
 
 def _checked(score: Any, name: str) -> Score:

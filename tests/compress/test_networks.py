@@ -34,7 +34,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def bars(tmp_path: Path) -> ModuleType:
     """The workload's module."""
-    return load(workloads.write(tmp_path)).module
+    module: ModuleType = load(workloads.write(tmp_path)).module
+    return module
 
 
 def context(module: ModuleType, *functions: str) -> NetworkContext:

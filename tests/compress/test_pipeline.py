@@ -170,6 +170,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr + refused.stderr + unknown.stderr
 
 
+def test_functions_may_be_methods_of_an_object(tmp_path: Path) -> None:
+    path = tmp_path / "t.py"
+    text = TORCH.replace("import torch\nfrom torch import nn\nimport numpy as np\n", "").replace("\n", "\n    ")
+    head = "import torch\nfrom torch import nn\nimport numpy as np\nclass workload:\n"
+    path.write_text(
+        head
+        + text.replace("def model()", "def model(self)")
+        .replace("def score(", "def score(self, ")
+        .replace("batches()", "batches(self)")
+    )
+    (found, *_), failed, _ = made(path, ["fp32", "int8-static"], ["onnx"])
+    assert not failed and found.provenance["calibration"]
+
+
 def test_a_torch_export_program_is_a_network(tmp_path: Path) -> None:
     path = tmp_path / "w.py"
     exported = "net = nn.Sequential("

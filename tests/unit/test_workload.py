@@ -170,6 +170,21 @@ def test_a_workload_is_loaded_and_scores(tmp_path: Path) -> None:
     assert len(loaded.sha256) == 64
 
 
+@pytest.mark.parametrize("held", ["class workload:", "class Kept:"])
+def test_a_workload_may_be_an_object_in_the_file(tmp_path: Path, held: str) -> None:
+    """A class is made one; a module of that name, ours for one, is none."""
+    scored = "return Score('top-1', [float(predict(np.ones((1, 2)))[0].mean())])"
+    body = f"{held}\n    def score(self, predict):\n        {scored}\n"
+    path = write(tmp_path, body + ("" if held == "class workload:" else "workload = Kept()\n"))
+    made, _ = predict(A)
+    assert workload.load(path).score(made).per_item == [1.0]
+    path = write(tmp_path, "from pocketbench import workload\ndef score(predict):\n    return Score('top-1', [0.5])\n")
+    assert workload.load(path).score(made).per_item == [0.5]
+    path = write(tmp_path, "class workload:\n    def __init__(self):\n        1 / 0\n")
+    with pytest.raises(UsageError, match=r"workload\(\) raised ZeroDivisionError: .*\(work\.py:\d+\)"):
+        workload.load(path)
+
+
 def test_a_workload_may_hold_dataclasses(tmp_path: Path) -> None:
     body = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass D:\n    x: int\n"
     path = tmp_path / "work.py"

@@ -118,7 +118,8 @@ def functions(workload: Workload) -> dict[str, Callable[..., Any]]:
 
         return call
 
-    return {name: guarded(name, one) for name, one in vars(workload.module).items() if callable(one)}
+    named = {name: getattr(workload.module, name) for name in dir(workload.module) if not name.startswith("__")}
+    return {name: guarded(name, one) for name, one in named.items() if callable(one)}
 
 
 def samples(workload: Workload) -> list[Inputs]:
