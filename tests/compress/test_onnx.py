@@ -178,3 +178,17 @@ def test_too_few_samples(tmp_path: Path) -> None:
     source = nets.conv(tmp_path / "net.onnx")
     with pytest.raises(StepFailed, match="gave 3 samples; at least 8 are needed"):
         onnx_quantize.Static().apply(source, tmp_path / "x.onnx", Context(nets.samples(3)))
+
+
+def test_noise_of_scores_is_not_drowned_by_boxes() -> None:
+    """Boxes right and scores wrong is worse than boxes off by a pixel and scores right."""
+    rng = np.random.default_rng(0)
+    scale = np.array([640.0] * 4 + [1.0] * 12)
+    source = [[rng.random((1, 50, 16)) * scale] for _ in range(8)]
+
+    def off_by(of_boxes: float, of_scores: float) -> float:
+        by = np.array([of_boxes] * 4 + [of_scores] * 12)
+        changed = [[one + rng.normal(size=one.shape) * by for one in sample] for sample in source]
+        return compare.worst_noise(compare.apart(source, changed))
+
+    assert off_by(0.0, 0.2) > 2 * off_by(5.0, 0.02)

@@ -25,7 +25,8 @@ COLLAPSED = 0.01
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one output, in real values. `noise` is the root mean square of the difference over that of the source.
+    """Of one output, in real values. `noise` is the root mean square of the difference over the source's spread, of the
+    median channel where it has some: in one number for both, boxes in pixels would drown scores.
 
     `collapsed` are entries of the last axis, or where there are none, of the one behind the batch.
     """
@@ -66,10 +67,20 @@ def _agreement(position: int, before: Arrays, after: Arrays) -> Agreement:
         return Agreement(position, 0.0, float("inf"), ())
     norms = float(np.linalg.norm(source) * np.linalg.norm(result))
     cosine = float((source * result).sum()) / norms if norms else float(not source.any() and not result.any())
-    centred = source - source.mean()
-    spread = float(np.sqrt((centred**2).mean()))
-    noise = float(np.sqrt(((source - result) ** 2).mean())) / spread if spread else float(np.abs(source - result).max())
-    return Agreement(position, cosine, noise, _collapsed(source, result))
+    return Agreement(position, cosine, _noise(source, result), _collapsed(source, result))
+
+
+def _noise(source: NDArray[np.float64], result: NDArray[np.float64]) -> float:
+    """Where channels may stand on two axes, the larger: over places boxes and scores are mixed."""
+    tables = zip(by_channel(source), by_channel(result), strict=True)
+    found = [_median_noise(before, after) for before, after in tables]
+    return max(found) if found else _median_noise(source.reshape(-1, 1), result.reshape(-1, 1))
+
+
+def _median_noise(source: NDArray[np.float64], result: NDArray[np.float64]) -> float:
+    spread, apart = source.std(axis=0), np.sqrt(np.square(source - result).mean(axis=0))
+    moves = spread > 0
+    return float(np.median(apart[moves] / spread[moves])) if moves.any() else float(apart.max())
 
 
 def channel_axes(shape: Sequence[int]) -> tuple[int, ...]:
