@@ -81,7 +81,6 @@ class Context:
     samples: Sequence[Sample]
     target: str = "x86_64"
     say: Say = lambda _: None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
