@@ -12,12 +12,12 @@ import numpy as np
 
 from pocketbench.compress.compare import agreement
 from pocketbench.compress.recipe import Sample
+from pocketbench.convert import programs
 from pocketbench.errors import UsageError
 from pocketbench.scratch import scratch
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import Array, LoadOptions, create
 
-TIMEOUT_S = 900
 # Of each channel of each output, against the source's: what rounding in half precision leaves.
 LEAST_COSINE = 0.999
 EXTRA = "pip install pnnx ncnn"
@@ -31,7 +31,7 @@ def convert(file: Path, shapes: Mapping[str, Sequence[int]], samples: Sequence[S
         sizes = ",".join(f"[{','.join(map(str, dims))}]f32" for dims in shapes.values())
         command = [str(_pnnx()), copy.name, f"inputshape={sizes}"]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            done = programs.run(command, Path(folder))
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UsageError(f"pnnx did not end well: {error}") from error
         param, weights = copy.with_name("network.ncnn.param"), copy.with_name("network.ncnn.bin")
