@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketbench.errors import UsageError
 from tests.integration.conftest import DIGITS, Bench
 
 needs_no_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed here")
@@ -83,7 +84,11 @@ def test_convert(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.onnx"], "an .onnx file is needed; a torch network has `bench compress"),
+        (
+            ["none.onnx"],
+            "an .onnx file is needed, or a .pt2 of torch.export.save; any other torch network has",
+        ),
+        (["none.pt2"], "none.pt2: an .onnx file is needed"),
         ([DIGITS / "digits-float.tflite"], "an .onnx file is needed"),
         ([DIGITS / "digits-float.onnx", "--shape", "x=1x1"], "--shape x: digits-float.onnx has inputs image"),
         ([DIGITS / "digits-float.onnx", "--shape", "image=1x1"], "does not fit digits-float.onnx, where 0 is open"),
@@ -105,7 +110,35 @@ def test_convert_wants_open_shapes_and_takes_floats(bench: Bench, tmp_path: Path
     assert wanted.code == 2 and "input 'image' has open dimensions: --shape image=1x1x28x28" in wanted.stderr
     told = ("--shape", "image=1x1x28x28")
     assert bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told).code == 0
+    made = onnx.load(tmp_path / "open-fp32.onnx").graph
+    shapes = [[dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in (*made.input, *made.output)]
+    assert shapes == [[1, 1, 28, 28], [1, 10]]
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "channels"
+    onnx.save(model, tmp_path / "open.onnx")
+    told = ("--shape", "image=1x2x28x28")
+    refused = bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told)
+    assert refused.code == 3 and "open.onnx: does not run with image=1x2x28x28: " in refused.stderr
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     onnx.save(model, tmp_path / "words.onnx")
     refused = bench("convert", tmp_path / "words.onnx", "--to", "onnx", "--output", tmp_path)
     assert refused.code == 2 and "input 'image' is int64: only networks with float32 inputs" in refused.stderr
+
+
+def test_pnnx_is_given_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in other files are brought into it."""
+    onnx = pytest.importorskip("onnx")
+    from pocketbench.convert import to_ncnn
+
+    source = tmp_path / "net.onnx"
+    model = onnx.load(DIGITS / "digits-float.onnx")
+    onnx.save(model, source, save_as_external_data=True, location="net.data", size_threshold=0)
+    program = tmp_path / "pnnx"
+    program.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/given.onnx\necho "no more" >&2\nexit 3\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(to_ncnn, "_pnnx", lambda: program)
+    with pytest.raises(UsageError, match=r"pnnx made nothing of net\.onnx: no more"):
+        to_ncnn.convert(source, {"image": [1, 1, 28, 28]}, [], tmp_path / "net.param")
+    (tmp_path / "net.data").unlink()
+    given, wanted = (onnx.load(path).graph for path in (tmp_path / "given.onnx", DIGITS / "digits-float.onnx"))
+    as_arrays = [[onnx.numpy_helper.to_array(one).tolist() for one in graph.initializer] for graph in (given, wanted)]
+    assert as_arrays[0] == as_arrays[1]
