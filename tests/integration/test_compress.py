@@ -17,8 +17,6 @@ from tests.integration.conftest import DIGITS, Bench
 needs_no_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed here")
 WORK = """
 import numpy as np
-def score(predict):
-    raise NotImplementedError
 def model():
     {model}
 def calibration_batches():

@@ -144,7 +144,7 @@ class _Job:
     def _stage(self, recipe: Recipe, form: str, before: Path | None) -> tuple[Path, Mapping[str, Any]]:
         inputs: dict[str, Any] = {"recipe": recipe.text, "format": form, "target": self._target, **self._common}
         if recipe.on_network:
-            inputs["training"] = self._networks.training
+            inputs |= self._networks.learned(recipe.on_network)
         kept = networks.kept(inputs, form)
         manifest = kept.with_suffix(".json")
         if not manifest.is_file():

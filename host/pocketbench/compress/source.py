@@ -96,13 +96,18 @@ def network(workload: Workload) -> Network:
     for path in beside(workload):
         digest.update(path.read_bytes())
     buffers = dict(made.named_buffers()) if hasattr(made, "named_buffers") else {}
-    for name, tensor in made.state_dict().items():
-        values = np.ascontiguousarray(tensor.detach().cpu().numpy())
+    for name, values in weights(made):
         # A mask is a buffer, and may be infinite.
         if values.dtype.kind == "f" and not (np.isfinite(values) | (name in buffers and np.isinf(values))).all():
             raise UsageError(f"{workload.path.name}: model() gave weights {name!r} that hold NaN or infinity")
         digest.update(name.encode() + values.tobytes())
     return Network(made, workload.path.stem, digest.hexdigest())
+
+
+def weights(network: Any) -> Iterator[tuple[str, NDArray[Any]]]:
+    """All that a torch module holds, by name."""
+    for name, tensor in network.state_dict().items():
+        yield name, np.ascontiguousarray(tensor.detach().cpu().numpy())
 
 
 def beside(workload: Workload) -> list[Path]:
