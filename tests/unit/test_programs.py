@@ -70,6 +70,17 @@ def test_it_is_installed_once_and_only_whole(log: Path, monkeypatch: pytest.Monk
     assert programs.onnx2tf(said.append) == made and made.is_file() and len(said) == 2, "its Python was taken away"
 
 
+def test_two_at_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second leaves what the first has made, and may be using."""
+    python(log, monkeypatch, "true")
+    first = programs.onnx2tf(print)
+    used = first.parent / "used"
+    first.rename(used)
+    python(log, monkeypatch, f"mv {used} {first}")
+    assert programs.onnx2tf(print) == first and not used.exists()
+    assert f"mv {used}" not in first.read_text() and tools(log) == [first.parents[1].name]
+
+
 def test_a_registry_that_cannot_be_reached(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "WARNING: Retrying", "ERROR: No matching distribution found for onnx2tf==2.6.9", "and more"
     python(log, monkeypatch, "; ".join(f"echo '{line}' >&2" for line in lines) + "; exit 1")

@@ -60,8 +60,10 @@ def onnx2tf(say: Say) -> Path:
             pip = [str(made / python), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             older = ["--ignore-requires-python"] if sys.version_info < OLDEST_PYTHON else []
             _done([*pip, *older, f"onnx2tf=={ONNX2TF}"], tools)
-            shutil.rmtree(home, ignore_errors=True)
-            made.replace(home)
+            # Another may have been faster, and may be using it.
+            if not (home / python).exists():
+                shutil.rmtree(home, ignore_errors=True)
+                made.replace(home)
     return home / python
 
 
