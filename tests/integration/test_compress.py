@@ -99,6 +99,23 @@ def test_convert_says_what_does_not_fit(bench: Bench, arguments: list[str | Path
     assert done.code == 2 and message in done.stderr
 
 
+def test_an_open_dimension_may_be_minus_one(bench: Bench, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(DIGITS / "digits-float.onnx")
+    for one in (model.graph.input[0], model.graph.output[0]):
+        one.type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, tmp_path / "open.onnx")
+    work = workload(tmp_path, f"return {str(tmp_path / 'open.onnx')!r}")
+    compressed = bench("compress", work, "--recipe", "int8-static", "--to", "onnx", "--output", tmp_path)
+    assert compressed.code == 0, compressed.stderr
+    wanted = bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path)
+    assert wanted.code == 2 and "open dimensions: --shape image=1x1x28x28" in wanted.stderr
+    told = ("--shape", "image=1x1x28x28")
+    assert bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told).code == 0
+    manifest = json.loads((tmp_path / "open-fp32.onnx.json").read_text())
+    assert [one["shape"] for one in (*manifest["inputs"], *manifest["outputs"])] == [[1, 1, 28, 28], [1, 10]]
+
+
 def test_convert_wants_open_shapes_and_takes_floats(bench: Bench, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(DIGITS / "digits-float.onnx")

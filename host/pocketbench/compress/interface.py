@@ -30,7 +30,7 @@ def _onnx(path: Path) -> Mapping[str, Any]:
                 "name": one.name,
                 # A sequence has none.
                 "dtype": onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind else None,
-                "shape": [dim.dim_value or dim.dim_param or None for dim in one.type.tensor_type.shape.dim],
+                "shape": [max(0, dim.dim_value) or dim.dim_param or None for dim in one.type.tensor_type.shape.dim],
             }
             for one in values
             for kind in (one.type.tensor_type.elem_type,)

@@ -52,7 +52,7 @@ def inputs(source: Path) -> Mapping[str, tuple[str, list[int]]]:
     weights = {tensor.name for tensor in graph.initializer}
     kinds = {one.name: one.type.tensor_type for one in graph.input if one.name not in weights}
     return {
-        name: (TensorProto.DataType.Name(kind.elem_type).lower(), [dim.dim_value for dim in kind.shape.dim])
+        name: (TensorProto.DataType.Name(kind.elem_type).lower(), [max(0, dim.dim_value) for dim in kind.shape.dim])
         for name, kind in kinds.items()
     }
 
@@ -67,7 +67,9 @@ def fix(source: Path, shapes: Mapping[str, Sequence[int]], target: Path) -> None
     del model.graph.value_info[:]
     for one in model.graph.output:
         for dim in one.type.tensor_type.shape.dim:
-            dim.ClearField("dim_param")
+            # Some write -1.
+            if dim.dim_value <= 0:
+                dim.Clear()
     try:
         known = shape_inference.infer_shapes(model, data_prop=True).graph.output
         for one, found in zip(model.graph.output, known, strict=True):

@@ -48,7 +48,10 @@ def _wanted(source: Path, samples: Sequence[Inputs]) -> list[list[Any]]:
     names = [one.name for one in session.get_inputs()]
     if len(names) != len(samples[0]):
         raise StepFailed(f"{source.name}: has {len(names)} inputs, calibration_batches() gives {len(samples[0])}")
-    return [session.run(None, dict(zip(names, sample, strict=True))) for sample in samples[:CHECKED]]
+    try:
+        return [session.run(None, dict(zip(names, sample, strict=True))) for sample in samples[:CHECKED]]
+    except Exception as error:
+        raise StepFailed(f"{source.name}: does not run: {str(error).splitlines()[0]}") from error
 
 
 def _run(python: Path, folder: Path, inputs: int) -> Path:
