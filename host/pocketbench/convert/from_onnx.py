@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.machinery
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ def convert(path: Path, samples: Sequence[Inputs]) -> Any:
         network = _static(library.convert(model).eval(), any_batch=False)
         _check(path, network, samples[:CHECKED])
     except NotImplementedError as error:
-        raise StepFailed(f"{path.name}: has no way to torch: {last_cause(error)}") from error
+        named = re.search(r"operation_type='(\w+)', version=(\d+)", str(error))
+        why = f"onnx2torch does not know {named[1]} of version {named[2]}" if named else last_cause(error)
+        raise StepFailed(f"{path.name}: has no way to torch: {why}") from error
     except Exception as error:
         raise StepFailed(f"{path.name}: onnx2torch cannot read it: {last_cause(error)}") from error
     return network
