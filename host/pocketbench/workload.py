@@ -176,8 +176,8 @@ def device_pipeline(workload: Workload, folder: Path) -> DevicePipeline | None:
     return DevicePipeline(place(Path(path), "pipeline.py", name), place(kept, "items.npz", name))
 
 
-def load(path: Path) -> Workload:
-    """Import a workload file. UsageError: missing, does not import, or has no score()."""
+def load(path: Path, *, scores: bool = True) -> Workload:
+    """Import a workload file. UsageError: missing, does not import, or has no score() where it is to score."""
     if not path.is_file():
         raise UsageError(f"--workload {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -196,7 +196,7 @@ def load(path: Path) -> Workload:
     except (Exception, SystemExit) as error:
         raise UsageError(f"--workload {path}: does not import: {where(error, path)}") from error
     holder = _holder(module, path)
-    if not callable(getattr(holder, "score", None)):
+    if scores and not callable(getattr(holder, "score", None)):
         raise UsageError(f"--workload {path}: has no function score(predict)")
     return Workload(path, sha256, holder)
 

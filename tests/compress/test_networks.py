@@ -23,6 +23,10 @@ from pocketbench.workload import load
 from tests.compress import workloads
 from tests.compress.workloads import made
 
+FROM_FILE = """net = network({width})
+    net.load_state_dict(torch.load("{path}"))
+    return net"""
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -285,6 +289,30 @@ def test_distillation_stands_beside_its_control(tmp_path: Path, bars: ModuleType
     assert first["distill"]["parameters"] == second["scratch"]["parameters"] < first["distill"]["parameters_before"]
     run = onnx_quantize.runner(found[0].path)
     assert hits(lambda array: run({"input": array})[0], bars) > 0.9
+
+
+def test_other_weights_of_a_teacher_or_a_student_are_another_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come from files that are no part of the workload's text."""
+    monkeypatch.setattr(distill, "EPOCHS", 1)
+    student, teacher = (
+        FROM_FILE.format(width=width, path=tmp_path / name) for name, width in (("student", 4), ("teacher", 8))
+    )
+    text = workloads.BARS.replace("train(network(16))", "network(16).eval()").replace("return network(4)", student)
+    path = workloads.write(tmp_path, f"{text}\ndef teacher():\n    {teacher}\n")
+    module, found = load(path).module, []
+    for taught_by, begun_with in [(0, 0), (0, 0), (1, 0), (1, 1), (0, 0)]:
+        for name, width, seed in (("teacher", 8, taught_by), ("student", 4, begun_with)):
+            torch.manual_seed(seed)
+            torch.save(module.network(width).state_dict(), tmp_path / name)
+        artifacts, failed, said = made(path, ["distill"], ["onnx"])
+        assert not failed
+        found.append([one.sha256 for one in artifacts])
+    first, again, taught, begun, back = found
+    assert first == again == back and "bars: distill" not in said
+    assert taught[0] != first[0] and taught[1] == first[1], "the control has no teacher"
+    assert begun[0] != taught[0] and begun[1] != taught[1]
 
 
 def test_a_teacher_without_labels_has_no_control(tmp_path: Path) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from pocketbench.errors import UsageError
 from tests.integration.conftest import DIGITS, Bench
 
 needs_no_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed here")
 WORK = """
 import numpy as np
-def score(predict):
-    raise NotImplementedError
 def model():
     {model}
 def calibration_batches():
@@ -83,7 +82,11 @@ def test_convert(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none.onnx"], "an .onnx file is needed; a torch network has `bench compress"),
+        (
+            ["none.onnx"],
+            "an .onnx file is needed, or a .pt2 of torch.export.save; any other torch network has",
+        ),
+        (["none.pt2"], "none.pt2: an .onnx file is needed"),
         ([DIGITS / "digits-float.tflite"], "an .onnx file is needed"),
         ([DIGITS / "digits-float.onnx", "--shape", "x=1x1"], "--shape x: digits-float.onnx has inputs image"),
         ([DIGITS / "digits-float.onnx", "--shape", "image=1x1"], "does not fit digits-float.onnx, where 0 is open"),
@@ -96,6 +99,23 @@ def test_convert_says_what_does_not_fit(bench: Bench, arguments: list[str | Path
     assert done.code == 2 and message in done.stderr
 
 
+def test_an_open_dimension_may_be_minus_one(bench: Bench, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(DIGITS / "digits-float.onnx")
+    for one in (model.graph.input[0], model.graph.output[0]):
+        one.type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, tmp_path / "open.onnx")
+    work = workload(tmp_path, f"return {str(tmp_path / 'open.onnx')!r}")
+    compressed = bench("compress", work, "--recipe", "int8-static", "--to", "onnx", "--output", tmp_path)
+    assert compressed.code == 0, compressed.stderr
+    wanted = bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path)
+    assert wanted.code == 2 and "open dimensions: --shape image=1x1x28x28" in wanted.stderr
+    told = ("--shape", "image=1x1x28x28")
+    assert bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told).code == 0
+    manifest = json.loads((tmp_path / "open-fp32.onnx.json").read_text())
+    assert [one["shape"] for one in (*manifest["inputs"], *manifest["outputs"])] == [[1, 1, 28, 28], [1, 10]]
+
+
 def test_convert_wants_open_shapes_and_takes_floats(bench: Bench, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.load(DIGITS / "digits-float.onnx")
@@ -105,7 +125,35 @@ def test_convert_wants_open_shapes_and_takes_floats(bench: Bench, tmp_path: Path
     assert wanted.code == 2 and "input 'image' has open dimensions: --shape image=1x1x28x28" in wanted.stderr
     told = ("--shape", "image=1x1x28x28")
     assert bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told).code == 0
+    made = onnx.load(tmp_path / "open-fp32.onnx").graph
+    shapes = [[dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in (*made.input, *made.output)]
+    assert shapes == [[1, 1, 28, 28], [1, 10]]
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "channels"
+    onnx.save(model, tmp_path / "open.onnx")
+    told = ("--shape", "image=1x2x28x28")
+    refused = bench("convert", tmp_path / "open.onnx", "--to", "onnx", "--output", tmp_path, *told)
+    assert refused.code == 3 and "open.onnx: does not run with image=1x2x28x28: " in refused.stderr
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     onnx.save(model, tmp_path / "words.onnx")
     refused = bench("convert", tmp_path / "words.onnx", "--to", "onnx", "--output", tmp_path)
     assert refused.code == 2 and "input 'image' is int64: only networks with float32 inputs" in refused.stderr
+
+
+def test_pnnx_is_given_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in other files are brought into it."""
+    onnx = pytest.importorskip("onnx")
+    from pocketbench.convert import to_ncnn
+
+    source = tmp_path / "net.onnx"
+    model = onnx.load(DIGITS / "digits-float.onnx")
+    onnx.save(model, source, save_as_external_data=True, location="net.data", size_threshold=0)
+    program = tmp_path / "pnnx"
+    program.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/given.onnx\necho "no more" >&2\nexit 3\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(to_ncnn, "_pnnx", lambda: program)
+    with pytest.raises(UsageError, match=r"pnnx made nothing of net\.onnx: no more"):
+        to_ncnn.convert(source, {"image": [1, 1, 28, 28]}, [], tmp_path / "net.param")
+    (tmp_path / "net.data").unlink()
+    given, wanted = (onnx.load(path).graph for path in (tmp_path / "given.onnx", DIGITS / "digits-float.onnx"))
+    as_arrays = [[onnx.numpy_helper.to_array(one).tolist() for one in graph.initializer] for graph in (given, wanted)]
+    assert as_arrays[0] == as_arrays[1]

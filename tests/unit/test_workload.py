@@ -207,6 +207,10 @@ def test_a_workload_that_cannot_be_used_is_a_usage_error(tmp_path: Path, body: s
         workload.load(write(tmp_path, body))
 
 
+def test_only_what_scores_needs_a_score(tmp_path: Path) -> None:
+    assert not hasattr(workload.load(write(tmp_path, "x = 1\n"), scores=False).module, "score")
+
+
 def test_the_line_is_named_for_a_relative_path_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "raise RuntimeError('no')\n")
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,9 @@ def compress(
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
     with terminal() as say:
-        outcome = list(pipeline.make(load(workload), chosen, formats or FORMATS, output, say, target or ""))
+        outcome = list(
+            pipeline.make(load(workload, scores=False), chosen, formats or FORMATS, output, say, target or "")
+        )
     made = [one for one in outcome if isinstance(one, Artifact)]
     failed = [one for one in outcome if isinstance(one, pipeline.Failed)]
     if made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,15 @@ from pocketbench.errors import UsageError
 from pocketbench.request import parse_shape
 
 if TYPE_CHECKING:
+    from pocketbench.compress.recipe import Inputs
     from pocketbench.workload import Workload
 
 # What both are compared with: as many made-up inputs.
 COMPARED = 8
 NCNN = "ncnn"
+ONNX, PROGRAM = ".onnx", ".pt2"
+# What ONNX and torch call it.
+FLOAT = ("float", "float32")
 
 
 @click.command()
@@ -32,23 +37,34 @@ NCNN = "ncnn"
 @click.option("--output", type=click.Path(path_type=Path), default=Path(), help="Folder for the files; default: here.")
 @click.option("--debug", is_flag=True, help="Tracebacks instead of one-line errors.")
 def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], output: Path, debug: bool) -> None:
-    """Convert FILE, a float .onnx network, and compare what both answer to made-up inputs."""
-    from pocketbench.compress import pipeline
+    """Convert FILE, a float .onnx or .pt2 network, and compare what both answer to made-up inputs."""
+    from pocketbench.compress import pipeline, source
     from pocketbench.compress.quiet import terminal
-    from pocketbench.compress.recipe import parse
+    from pocketbench.compress.recipe import missing_extra, parse
+    from pocketbench.scratch import scratch
 
-    if file.suffix.lower() != ".onnx" or not file.is_file():
+    if file.suffix.lower() not in (ONNX, PROGRAM) or not file.is_file():
         raise UsageError(
-            f"{file}: an .onnx file is needed; a torch network has `bench compress WORKLOAD --recipe fp32`"
+            f"{file}: an .onnx file is needed, or a .pt2 of torch.export.save; any other torch network has "
+            "`bench compress WORKLOAD --recipe fp32`"
         )
+    program = file.suffix.lower() == PROGRAM
+    if program and NCNN in formats:
+        raise UsageError(f"--to ncnn takes an .onnx file: convert {file.name} --to onnx first")
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
-    sizes = _sizes(file, {name: list(dims) for name, dims in map(parse_shape, shapes)})
-    work = _workload(file, list(sizes.values()))
+    asked = {name: list(dims) for name, dims in map(parse_shape, shapes)}
     recipes = [one for one in dict.fromkeys(formats) if one != NCNN]
-    with terminal() as say:
-        outcome = list(pipeline.make(work, [parse("fp32")], recipes, output, say)) if recipes else []
-    failed = NCNN in formats and not _to_ncnn(file, sizes, work, output)
+    with scratch() as folder, terminal() as say:
+        try:
+            network, sizes = (_program if program else _onnx)(file, asked, Path(folder))
+            work = _workload(file, network)
+            # As they are, not item by item: the first dimension need not be one of items.
+            read = source.Read(source.network(work), _samples(sizes.values()))
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from error
+        outcome = list(pipeline.make(work, [parse("fp32")], recipes, output, say, read=read)) if recipes else []
+        failed = NCNN in formats and not _to_ncnn(network, sizes, read.samples, output)
     for one in outcome:
         if isinstance(one, pipeline.Failed):
             failed = True
@@ -60,12 +76,72 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
     sys.exit(3 if failed else 0)
 
 
-def _to_ncnn(file: Path, sizes: dict[str, list[int]], work: Workload, output: Path) -> bool:
+def _onnx(file: Path, asked: dict[str, list[int]], folder: Path) -> tuple[Path, dict[str, list[int]]]:
+    """The file, or one of fixed shapes where it has open ones, and the shapes of its inputs."""
+    from pocketbench.convert import onnx_file
+
+    known = onnx_file.inputs(file)
+    sizes = _sizes(file, known, asked)
+    if sizes == {name: dims for name, (_, dims) in known.items()}:
+        return file.absolute(), sizes
+    fixed = folder / file.name
+    onnx_file.fix(file, sizes, fixed)
+    return fixed, sizes
+
+
+def _program(file: Path, asked: dict[str, list[int]], _: Path) -> tuple[Any, dict[str, list[int]]]:
+    from pocketbench.compress.quiet import quiet
+
+    # Its libraries say what they did not find for other machines.
+    with quiet():
+        from pocketbench.convert import exported
+    made = exported.load(file)
+    return made, _sizes(file, exported.inputs(made), asked)
+
+
+def _sizes(file: Path, known: Mapping[str, tuple[str, list[int]]], asked: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Of the inputs by name, in order. UsageError: one is open, or no float, or a name is not an input's."""
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"--shape {name}: {file.name} has inputs {', '.join(known)}")
+    sizes = {}
+    for name, (held, given) in known.items():
+        if held not in FLOAT:
+            raise UsageError(f"{file.name}: input {name!r} is {held}: only networks with float32 inputs are converted")
+        wanted = sizes[name] = asked.get(name, given)
+        if 0 in wanted:
+            raise UsageError(
+                f"{file.name}: input {name!r} has open dimensions: --shape {name}="
+                + "x".join(str(d or 1) for d in given)
+            )
+        if len(wanted) != len(given) or any(have not in (0, want) for have, want in zip(given, wanted, strict=False)):
+            raise UsageError(f"--shape {name}: {wanted} does not fit {file.name}, where 0 is open: {given}")
+    return sizes
+
+
+def _workload(file: Path, network: Any) -> Workload:
+    """One that gives the network."""
+    from pocketbench.workload import Workload
+
+    module = ModuleType("converted")
+    module.model = lambda: network  # type: ignore[attr-defined]
+    return Workload(file, hashlib.sha256(file.read_bytes()).hexdigest(), module)
+
+
+def _samples(sizes: Iterable[Sequence[int]]) -> list[Inputs]:
+    """Made up."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return [tuple(np.asarray(rng.random(size, np.float32)) for size in sizes) for _ in range(COMPARED)]
+
+
+def _to_ncnn(file: Path, sizes: Mapping[str, list[int]], samples: Sequence[Inputs], output: Path) -> bool:
     from pocketbench.convert import to_ncnn
 
     target = output / f"{file.stem}.param"
     try:
-        findings = to_ncnn.convert(file, sizes, list(work.module.calibration_batches()), target)
+        findings = to_ncnn.convert(file, sizes, samples, target)
     except UsageError as error:
         click.echo(f"ncnn: not made: {error}", err=True)
         return False
@@ -74,55 +150,3 @@ def _to_ncnn(file: Path, sizes: dict[str, list[int]], work: Workload, output: Pa
     for finding in findings:
         click.echo(f"ncnn: {finding}")
     return True
-
-
-def _workload(file: Path, sizes: list[list[int]]) -> Workload:
-    """One whose network is the file, and whose samples are made up."""
-    import numpy as np
-
-    from pocketbench.workload import Workload
-
-    # Absolute, as model() is asked for a path that holds from anywhere.
-    file = file.absolute()
-
-    def samples() -> Any:
-        rng = np.random.default_rng(0)
-        for _ in range(COMPARED):
-            yield tuple(rng.random(size, dtype=np.float32) for size in sizes)
-
-    module = ModuleType("converted")
-    module.model = lambda: file  # type: ignore[attr-defined]
-    module.calibration_batches = samples  # type: ignore[attr-defined]
-    return Workload(file, hashlib.sha256(file.read_bytes()).hexdigest(), module)
-
-
-def _sizes(file: Path, shapes: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Of the inputs by name, in the file's order. UsageError: one is open, or no float, or a name is not an input's."""
-    from pocketbench.compress.recipe import missing_extra
-
-    try:
-        import onnx
-
-        from pocketbench.compress import onnx_graph
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from error
-    graph = onnx_graph.load(file).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = {one.name: one.type.tensor_type for one in graph.input if one.name not in weights}
-    for name in shapes:
-        if name not in inputs:
-            raise UsageError(f"--shape {name}: {file.name} has inputs {', '.join(inputs)}")
-    for name, kind in inputs.items():
-        if kind.elem_type != onnx.TensorProto.FLOAT:
-            held = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-            raise UsageError(f"{file.name}: input {name!r} is {held}: only networks with float32 inputs are converted")
-        given = [dim.dim_value for dim in kind.shape.dim]
-        wanted = shapes.setdefault(name, given)
-        if 0 in wanted:
-            raise UsageError(
-                f"{file.name}: input {name!r} has open dimensions: --shape {name}="
-                + "x".join(str(d or 1) for d in given)
-            )
-        if len(wanted) != len(given) or any(have not in (0, want) for have, want in zip(given, wanted, strict=False)):
-            raise UsageError(f"--shape {name}: {wanted} does not fit {file.name}, where 0 is open: {given}")
-    return {name: shapes[name] for name in inputs}

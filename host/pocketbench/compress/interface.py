@@ -12,6 +12,8 @@ from pocketbench.compress.recipe import in_order
 def told(path: Path, form: str) -> Mapping[str, Any]:
     """`inputs` and `outputs` with name, dtype and shape, in the file's order; of TFLite the signature as well, and the
     scale and zero point of what is quantized. A size that is open is its name, or None.
+
+    Our ONNX files take and give floats, which their own first and last nodes quantize: there is no scale to tell.
     """
     return _onnx(path) if form == "onnx" else _tflite(path)
 
@@ -28,7 +30,7 @@ def _onnx(path: Path) -> Mapping[str, Any]:
                 "name": one.name,
                 # A sequence has none.
                 "dtype": onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind else None,
-                "shape": [dim.dim_value or dim.dim_param or None for dim in one.type.tensor_type.shape.dim],
+                "shape": [max(0, dim.dim_value) or dim.dim_param or None for dim in one.type.tensor_type.shape.dim],
             }
             for one in values
             for kind in (one.type.tensor_type.elem_type,)

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from pocketbench.compress import source
-from pocketbench.compress.recipe import Inputs, NetworkContext, Say, StepFailed, create_on_network, missing_extra, named
+from pocketbench.compress.recipe import (
+    STUDENTS,
+    Inputs,
+    NetworkContext,
+    Say,
+    StepFailed,
+    create_on_network,
+    missing_extra,
+    named,
+)
 from pocketbench.workload import Workload
 
 
@@ -51,10 +60,28 @@ class Networks:
         self._functions = source.functions(workload)
         self._original: Any = content
         self._training = ""
+        self._begun: dict[str, str] = {}
 
-    @property
-    def training(self) -> str:
-        """Hash of what is trained with: the workload file, and its first batch."""
+    def learned(self, steps: Sequence[str]) -> Mapping[str, str]:
+        """Hashes of what is trained with, for the key of a stage: data, and the weights of students and teachers."""
+        name, argument = named(steps[0])
+        others = [argument or "student", *(["teacher"] if name == "distill" else [])] if name in STUDENTS else []
+        return {"training": self._data(), **{one: self._weights(one) for one in others if one in self._functions}}
+
+    def _weights(self, function: str) -> str:
+        """Of what the workload's function gives: it may read them from a file."""
+        if function not in self._begun:
+            total = hashlib.sha256()
+            with repeatable(int(self._common["seed"])):
+                made = self._functions[function]()
+            # Whatever else it gives is refused by the step.
+            for name, values in source.weights(made) if hasattr(made, "state_dict") else ():
+                total.update(name.encode() + values.tobytes())
+            self._begun[function] = total.hexdigest()
+        return self._begun[function]
+
+    def _data(self) -> str:
+        """The workload file, and its first batch."""
         if not self._training:
             total = hashlib.sha256(self._workload.sha256.encode())
             if "train_batches" in self._functions:
@@ -101,7 +128,7 @@ class Networks:
         except ModuleNotFoundError as error:
             raise missing_extra(error) from error
         step = create_on_network(steps[-1])
-        inputs = {**self._common, "steps": steps, "training": self.training}
+        inputs = {**self._common, "steps": steps, **self.learned(steps)}
         place = kept(inputs, "pt")
         manifest = place.with_suffix(".json")
         before = self.after(steps[:-1])

@@ -128,6 +128,7 @@ class _Job:
         }
         self._networks = networks.Networks(workload, network, found, self._common, say)
         self._tell, self._begun = working(say, f"{network.stem}: artifact", artifacts), 0
+        self._unconverted: dict[tuple[str, str], str] = {}
 
     def make(self, recipe: Recipe, form: str) -> Artifact:
         """One artifact. StepFailed."""
@@ -149,7 +150,7 @@ class _Job:
     def _stage(self, recipe: Recipe, form: str, before: Path | None) -> tuple[Path, Mapping[str, Any]]:
         inputs: dict[str, Any] = {"recipe": recipe.text, "format": form, "target": self._target, **self._common}
         if recipe.on_network:
-            inputs["training"] = self._networks.training
+            inputs |= self._networks.learned(recipe.on_network)
         kept = networks.kept(inputs, form)
         manifest = kept.with_suffix(".json")
         if not manifest.is_file():
@@ -160,7 +161,7 @@ class _Job:
                 written = Path(scratch) / f"made.{form}"
                 if before is None or recipe.on_file is None:
                     with alive(self._say, f"{self._network.stem}: {recipe.text} for {form}"):
-                        done = self._convert(recipe.on_network, made, form, written)
+                        done = self._convert_once(recipe, made, form, written)
                 else:
                     done = self._apply(recipe.on_file, form, before, written)
                 did = {**made.did, **done.facts}
@@ -171,6 +172,17 @@ class _Job:
                 written.replace(kept)
                 networks.finish(manifest, told)
         return kept, json.loads(manifest.read_text())
+
+    def _convert_once(self, recipe: Recipe, made: networks.Made, form: str, target: Path) -> Done:
+        """A failure is kept for the next recipe: all would be tried over again, to the same end."""
+        tried = recipe.text, form
+        if tried in self._unconverted:
+            raise StepFailed(self._unconverted[tried])
+        try:
+            return self._convert(recipe.on_network, made, form, target)
+        except StepFailed as error:
+            self._unconverted[tried] = str(error)
+            raise
 
     def _convert(self, steps: Sequence[str], made: networks.Made, form: str, target: Path) -> Done:
         from pocketbench.convert import to_litert, to_onnx
@@ -189,22 +201,38 @@ class _Job:
             raise StepFailed(
                 f"{self._workload.path.name}: calibration_batches() is needed to know the network's inputs"
             )
-        network = self._networks.module(made)
         example, names = self._found[0], self._networks.input_names
         if not steps or steps[-1] != "int8-qat":
-            convert = to_onnx.convert if form == "onnx" else to_litert.convert
-            facts = convert(network, example, names, target)
-            self._agree(target, form, _eager(network), compare_with="the network")
+            try:
+                network = self._networks.module(made)
+                convert = to_onnx.convert if form == "onnx" else to_litert.convert
+                facts = convert(network, example, names, target)
+                self._agree(target, form, _eager(network), compare_with="the network")
+            except StepFailed as error:
+                if made.content is not None:
+                    raise
+                return self._second_way(target, error)
             return Done(facts)
         from pocketbench.compress import qat
 
-        network = qat.finish(network, form)
+        network = qat.finish(self._networks.module(made), form)
         if form == "onnx":
             facts = to_onnx.convert(network, example, names, target)
         else:
             facts = to_litert.convert(network, example, names, target, rounded=True)
         checked = qat.written(target, form, self._target)
         return Done({**facts, **checked.facts}, self._agree(target, form, _eager(network), compare_with="the network"))
+
+    def _second_way(self, target: Path, first: StepFailed) -> Done:
+        """From an .onnx file to TFLite."""
+        from pocketbench.convert import with_onnx2tf
+
+        self._say(f"{first}; onnx2tf is tried")
+        try:
+            facts = with_onnx2tf.convert(self._network.content, self._found, target, self._say)
+        except StepFailed as error:
+            raise StepFailed(f"{first}; and {error}") from error
+        return Done(facts, (f"converted by {with_onnx2tf.NAME}: {first}",))
 
     def _apply(self, step_name: str, form: str, before: Path, target: Path) -> Done:
         step = create(step_name, form)

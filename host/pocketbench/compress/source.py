@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketbench.compress.quiet import quiet
 from pocketbench.compress.recipe import Inputs, Recipe, Say, missing_extra
 from pocketbench.errors import UsageError
 from pocketbench.workload import Workload, where
@@ -81,7 +82,8 @@ def network(workload: Workload) -> Network:
         return Network(path, path.stem, total.hexdigest())
     if type(made).__name__ == "ExportedProgram":
         try:
-            from pocketbench.convert.exported import Exported
+            with quiet():
+                from pocketbench.convert.exported import Exported
         except ModuleNotFoundError as error:
             raise missing_extra(error) from error
         made = Exported(made)
@@ -93,9 +95,19 @@ def network(workload: Workload) -> Network:
     digest = hashlib.sha256(workload.sha256.encode())
     for path in beside(workload):
         digest.update(path.read_bytes())
-    for name, tensor in made.state_dict().items():
-        digest.update(name.encode() + np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    buffers = dict(made.named_buffers()) if hasattr(made, "named_buffers") else {}
+    for name, values in weights(made):
+        # A mask is a buffer, and may be infinite.
+        if values.dtype.kind == "f" and not (np.isfinite(values) | (name in buffers and np.isinf(values))).all():
+            raise UsageError(f"{workload.path.name}: model() gave weights {name!r} that hold NaN or infinity")
+        digest.update(name.encode() + values.tobytes())
     return Network(made, workload.path.stem, digest.hexdigest())
+
+
+def weights(network: Any) -> Iterator[tuple[str, NDArray[Any]]]:
+    """All that a torch module holds, by name."""
+    for name, tensor in network.state_dict().items():
+        yield name, np.ascontiguousarray(tensor.detach().cpu().numpy())
 
 
 def beside(workload: Workload) -> list[Path]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.machinery
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ def convert(path: Path, samples: Sequence[Inputs]) -> Any:
         network = _static(library.convert(model).eval(), any_batch=False)
         _check(path, network, samples[:CHECKED])
     except NotImplementedError as error:
-        raise StepFailed(f"{path.name}: has no way to torch: {last_cause(error)}") from error
+        named = re.search(r"operation_type='(\w+)', version=(\d+)", str(error))
+        why = f"onnx2torch does not know {named[1]} of version {named[2]}" if named else last_cause(error)
+        raise StepFailed(f"{path.name}: has no way to torch: {why}") from error
     except Exception as error:
         raise StepFailed(f"{path.name}: onnx2torch cannot read it: {last_cause(error)}") from error
     return network
@@ -205,11 +208,12 @@ def _check(path: Path, network: Any, samples: Sequence[Inputs]) -> None:
             raise StepFailed(f"{path.name}: does not run as a torch network: {last_cause(error)}") from error
         found = [one.numpy() for one in (made if isinstance(made, (tuple, list)) else (made,))]
         for position, (source, result) in enumerate(zip(wanted, found, strict=True)):
-            if source.shape != result.shape or not _alike(source, result):
+            if source.shape != result.shape or not alike(source, result):
                 raise StepFailed(f"{path.name}: as a torch network its output {position} is not that of ONNX Runtime")
 
 
-def _alike(source: NDArray[Any], result: NDArray[Any]) -> bool:
+def alike(source: NDArray[Any], result: NDArray[Any]) -> bool:
+    """Of one output: as near as two runtimes are, over all and in each channel."""
     apart = np.abs(source - result)
     if not apart.max() <= TOLERANCE * max(SMALLEST, float(np.abs(source).max())):
         return False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnx import version_converter
+import numpy as np
+from onnx import TensorProto, shape_inference, version_converter
 
 from pocketbench.compress import onnx_graph
 from pocketbench.compress.recipe import StepFailed
@@ -43,6 +44,43 @@ def convert(source: Path, target: Path) -> Mapping[str, Any]:
     else:
         shutil.copyfile(source, target)
     return {"converter": "none", **facts}
+
+
+def inputs(source: Path) -> Mapping[str, tuple[str, list[int]]]:
+    """Type and shape of each input by its name, in order; 0 where a dimension is open."""
+    graph = onnx_graph.load(source).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    kinds = {one.name: one.type.tensor_type for one in graph.input if one.name not in weights}
+    return {
+        name: (TensorProto.DataType.Name(kind.elem_type).lower(), [max(0, dim.dim_value) for dim in kind.shape.dim])
+        for name, kind in kinds.items()
+    }
+
+
+def fix(source: Path, shapes: Mapping[str, Sequence[int]], target: Path) -> None:
+    """Write it with these shapes of its inputs, and what follows from them for its outputs. StepFailed: it cannot."""
+    model = onnx_graph.load(source)
+    for one in model.graph.input:
+        for dim, size in zip(one.type.tensor_type.shape.dim, shapes.get(one.name, ()), strict=False):
+            dim.dim_value = size
+    # What they are said to be, by names of open dimensions, would be believed.
+    del model.graph.value_info[:]
+    for one in model.graph.output:
+        for dim in one.type.tensor_type.shape.dim:
+            # Some write -1.
+            if dim.dim_value <= 0:
+                dim.Clear()
+    try:
+        known = shape_inference.infer_shapes(model, data_prop=True).graph.output
+        for one, found in zip(model.graph.output, known, strict=True):
+            one.CopyFrom(found)
+        data = model.SerializeToString(deterministic=True)
+        zeros = {name: np.zeros(dims, np.float32) for name, dims in shapes.items()}
+        onnx_graph.session(data).run(None, zeros)
+    except Exception as error:
+        given = ", ".join(f"{name}={'x'.join(map(str, dims))}" for name, dims in shapes.items())
+        raise StepFailed(f"{source.name}: does not run with {given}: {str(error).splitlines()[0]}") from error
+    target.write_bytes(data)
 
 
 def _constants(model: Any) -> int:

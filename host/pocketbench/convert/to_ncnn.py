@@ -10,28 +10,33 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketbench.compress.compare import agreement
-from pocketbench.compress.recipe import Sample
+from pocketbench.compress import onnx_graph
+from pocketbench.compress.compare import apart
+from pocketbench.compress.recipe import Inputs
+from pocketbench.convert import programs
 from pocketbench.errors import UsageError
 from pocketbench.scratch import scratch
 from pocketbench_agent.errors import NotAvailable, StageError
 from pocketbench_agent.runtimes import Array, LoadOptions, create
 
-TIMEOUT_S = 900
 # Of each channel of each output, against the source's: what rounding in half precision leaves.
 LEAST_COSINE = 0.999
 EXTRA = "pip install pnnx ncnn"
 
 
-def convert(file: Path, shapes: Mapping[str, Sequence[int]], samples: Sequence[Sample], target: Path) -> list[str]:
+def convert(file: Path, shapes: Mapping[str, Sequence[int]], samples: Sequence[Inputs], target: Path) -> list[str]:
     """Write `target` (.param) with its .bin beside it; findings in sentences. UsageError says why there is none."""
     with scratch() as folder:
         copy = Path(folder) / "network.onnx"
-        shutil.copyfile(file, copy)
+        if len(onnx_graph.files(file)) > 1:
+            # pnnx reads one file.
+            copy.write_bytes(onnx_graph.load(file).SerializeToString())
+        else:
+            shutil.copyfile(file, copy)
         sizes = ",".join(f"[{','.join(map(str, dims))}]f32" for dims in shapes.values())
         command = [str(_pnnx()), copy.name, f"inputshape={sizes}"]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            done = programs.run(command, Path(folder))
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UsageError(f"pnnx did not end well: {error}") from error
         param, weights = copy.with_name("network.ncnn.param"), copy.with_name("network.ncnn.bin")
@@ -62,7 +67,7 @@ def _pnnx() -> Path:
     return Path(on_path)
 
 
-def _compare(file: Path, made: Sequence[Path], shapes: Mapping[str, Sequence[int]], samples: Sequence[Sample]) -> float:
+def _compare(file: Path, made: Sequence[Path], shapes: Mapping[str, Sequence[int]], samples: Sequence[Inputs]) -> float:
     try:
         source = _answers("onnxruntime", [file], {name: tuple(dims) for name, dims in shapes.items()}, samples)
         # pnnx names inputs by their position.
@@ -70,9 +75,7 @@ def _compare(file: Path, made: Sequence[Path], shapes: Mapping[str, Sequence[int
         result = _answers("ncnn", made, numbered, samples)
     except (NotAvailable, StageError) as error:
         raise UsageError(f"what pnnx made cannot be compared with {file.name}: {error} ({EXTRA})") from error
-    places = iter(range(len(samples)))
-    again = iter(range(len(samples)))
-    found = agreement(lambda _: source[next(places)], lambda _: result[next(again)], samples)
+    found = apart(source, result)
     bad = [one for one in found if one.cosine < LEAST_COSINE or one.collapsed]
     if bad:
         raise UsageError(
@@ -83,7 +86,7 @@ def _compare(file: Path, made: Sequence[Path], shapes: Mapping[str, Sequence[int
 
 
 def _answers(
-    name: str, files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]], samples: Sequence[Sample]
+    name: str, files: Sequence[Path], shapes: Mapping[str, tuple[int, ...]], samples: Sequence[Inputs]
 ) -> list[list[Array]]:
     """Flat rows of each output, for ncnn leaves the batch out of its shapes."""
     runtime = create(name)
