@@ -17,8 +17,10 @@ if importlib.util.find_spec("onnx2torch") is None:
     pytest.skip("pip install 'pocketbench[compress]'", allow_module_level=True)
 
 import torch
+from torch import nn
+from torch.nn import functional
 
-from pocketbench.compress import compare, onnx_quantize, tflite_quantize
+from pocketbench.compress import compare, onnx_graph, onnx_quantize, tflite_quantize
 from pocketbench.compress.recipe import StepFailed
 from pocketbench.convert import from_onnx, to_litert
 from tests.compress import nets
@@ -118,6 +120,35 @@ def test_a_library_that_only_boxes_need_may_be_broken(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib, "import_module", broken)
     assert from_onnx.onnx2torch().convert
     assert "torchvision" not in sys.modules
+
+
+class Newer(nn.Module):  # type: ignore[misc, unused-ignore]
+    """Of operators that sets after 17 changed, or brought."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 8, 3)
+        self.norm, self.last = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, images: Any) -> Any:
+        one, other = torch.chunk(functional.gelu(self.first(images)), 2, 1)
+        found = self.second(functional.pad(one * torch.sigmoid(other), (1, 2, 1, 0)))
+        found = functional.interpolate(found, size=(8, 8), mode="bilinear", align_corners=False)
+        found = functional.avg_pool2d(found, 2).amax((2,)).mean(2)
+        return self.last(self.norm(functional.hardswish(found)))
+
+
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_files_of_newer_operator_sets(tmp_path: Path, opset: int) -> None:
+    """What torch writes by default; onnx2torch knows few operators of sets after 17."""
+    torch.manual_seed(0)
+    path, example = tmp_path / "net.onnx", torch.rand(1, 3, 16, 16)
+    torch.onnx.export(
+        Newer().eval(), (example,), str(path), dynamo=True, opset_version=opset, external_data=False, verbose=False
+    )
+    assert onnx_graph.opset(onnx.load(path)) == opset
+    network = from_onnx.convert(path, [(example.numpy(),)])
+    assert any(isinstance(layer, nn.Conv2d) for layer in network.modules())
 
 
 def test_an_operator_without_a_way_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pocketbench.compress import compare, onnx_graph
 from pocketbench.compress.recipe import StepFailed, missing_extra
+from pocketbench.convert import onnx_older
 from pocketbench.convert.exporting import last_cause
 
 # onnx2torch wants these for operators on boxes alone.
@@ -38,7 +39,7 @@ def convert(path: Path, samples: Sequence[Inputs]) -> Any:
     StepFailed: an operator that onnx2torch does not know, or outputs that are not those of the file.
     """
     library = onnx2torch()
-    model = _without_constant_nodes(onnx_graph.load(path))
+    model = _without_constant_nodes(onnx_older.older(_without_constant_nodes(onnx_graph.load(path))))
     try:
         network = _static(library.convert(model).eval(), any_batch=True)
         _check(path, network, samples[:CHECKED])
@@ -46,8 +47,8 @@ def convert(path: Path, samples: Sequence[Inputs]) -> Any:
         network = _static(library.convert(model).eval(), any_batch=False)
         _check(path, network, samples[:CHECKED])
     except NotImplementedError as error:
-        named = re.search(r"operation_type='(\w+)', version=(\d+)", str(error))
-        why = f"onnx2torch does not know {named[1]} of version {named[2]}" if named else last_cause(error)
+        named = re.search(r"operation_type='(\w+)'", str(error))
+        why = f"onnx2torch does not know {named[1]}" if named else last_cause(error)
         raise StepFailed(f"{path.name}: has no way to torch: {why}") from error
     except Exception as error:
         raise StepFailed(f"{path.name}: onnx2torch cannot read it: {last_cause(error)}") from error
