@@ -20,9 +20,14 @@ def open_input(model: bytes) -> str:
             parts = [told]
             for number in PATH_TO_DIMS:
                 parts = [inner for part in parts for inner in _fields(part, number)]
-            if any(dim[:1] != bytes([DIM_VALUE]) or dim[1:] == b"\0" for dim in parts):
+            if any(dim[:1] != bytes([DIM_VALUE]) or dim[1:] == b"\0" or _negative(dim[1:]) for dim in parts):
                 return next(_fields(told, 1), b"?").decode(errors="replace")
     return ""
+
+
+def _negative(varint: bytes) -> bool:
+    """Of 64 bits with the sign set: all ten bytes are there, and the last is 1."""
+    return len(varint) >= 10 and varint[9] == 1
 
 
 def _fields(data: bytes, wanted: int) -> Iterator[bytes]:
