@@ -104,6 +104,10 @@ def test_what_cannot_be_asked(bench: Bench, workload: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_search_tries_and_measures_what_is_worth_it(bench: Bench, workload: Path) -> None:
     """Its waves are short looks; what it prints was measured together, with the plan that was asked for."""
+    log = bench.home / "scored.log"
+    workload.write_text(
+        workload.read_text().replace("    return Score(", f"    open({str(log)!r}, 'a').write('.')\n    return Score(")
+    )
     base = ("--workload", workload, "--to", "tflite", *QUICK)
     ended = bench(*base, "--search", "1", "--goal", "accuracy>=-5pt", "--format", "json")
     assert ended.code == 0, ended.stderr
@@ -112,6 +116,9 @@ def test_a_search_tries_and_measures_what_is_worth_it(bench: Bench, workload: Pa
     tried = next(line for line in ended.stderr.splitlines() if "nothing beats" in line)
     rows = {row["model"]["recipe"]: row for row in ended.results}
     assert "fp32" in rows and len(rows) >= 2
+    assert int(tried.partition(" of ")[2].split()[0]) + 1 == len(log.read_text()), (
+        "each is scored once, the original too"
+    )
     assert set(tried.rpartition("nothing beats ")[2].split(", ")) == set(rows) - {"fp32"}
     assert len({row["plan"]["run_id"] for row in rows.values()}) == 1
     assert "goal accuracy>=-5pt on local: bars-" in ended.stderr
