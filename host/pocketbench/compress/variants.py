@@ -74,6 +74,7 @@ def make(
     `earlier` ones of the same workload and devices have asked both already.
     """
     from pocketbench.compress import source
+    from pocketbench.compress.failures import interruptible
     from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import FORMATS, parse
 
@@ -81,7 +82,7 @@ def make(
     formats = options["formats"] or [one for one in FORMATS if _read(one, runtimes)]
     if not formats:
         raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
-    with terminal() as say:
+    with terminal() as say, interruptible():
         if earlier is None or earlier.read is None:
             targets, read = {n: _processor(n, entries[n], say) for n in names}, source.read(workload, recipes, say)
         else:
