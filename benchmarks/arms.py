@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import random
 import time
@@ -71,6 +72,8 @@ def rounds(row: Row, limit_s: float) -> dict[str, list[float]]:
     end = time.monotonic() + limit_s
     for number in range(MOST_ROUNDS + 1):
         for arm in random.sample(list(arms), len(arms)):
+            # Of torch's graphs a quarter of a second of rubbish is left, which one arm would pay for another.
+            gc.collect()
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 begin = time.perf_counter()
                 arms[arm]()
