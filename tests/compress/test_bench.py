@@ -114,6 +114,7 @@ def test_a_search_tries_and_measures_what_is_worth_it(bench: Bench, workload: Pa
     assert ended.code == 0, ended.stderr
     waves = [line for line in ended.stderr.splitlines() if line.startswith("search: ") and " left)" in line]
     assert "int8-static, int8-dynamic" in waves[0]
+    assert "taken from the cache" not in ended.stderr, "what this search has made itself is no news"
     tried = next(line for line in ended.stderr.splitlines() if "nothing beats" in line)
     rows = {row["model"]["recipe"]: row for row in ended.results}
     assert "fp32" in rows and len(rows) >= 2

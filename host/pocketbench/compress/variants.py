@@ -39,6 +39,8 @@ class Variants:
     seen: dict[str, frozenset[str]] = field(default_factory=dict)
     # The workload's network and samples: a model() may train for minutes.
     read: Read | None = None
+    # Stages that were made, or taken from the cache, so far.
+    stages: set[str] = field(default_factory=set)
 
     @property
     def remarks(self) -> list[str]:
@@ -88,8 +90,8 @@ def make(
         else:
             source.check(workload, recipes)
             targets, read = dict(earlier.target_of), earlier.read
-        made = Variants(targets, formats, read=read)
-        _make_all(made, workload, recipes, read, say)
+        made = Variants(targets, formats, read=read, stages=earlier.stages if earlier is not None else set())
+        _make_all(made, workload, recipes, read, _news(say, made.stages))
     made.seen = dict(earlier.seen) if earlier is not None else {}
     if not made.seen:
         made.seen["calibration_batches"] = disjoint.digests(read.samples)
@@ -119,6 +121,19 @@ def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], rea
                 made.say(f"not made: {one.why}", one.recipe, one.format)
                 why[one.recipe] = one.why
         made.failed.update({recipe: told for recipe, told in why.items() if recipe not in came})
+
+
+def _news(say: Say, stages: set[str]) -> Say:
+    """Without what comes from the cache because it was made, or told, before."""
+    from pocketbench.compress.networks import FROM_CACHE
+
+    def told(text: str) -> None:
+        stage = text.removesuffix(f": {FROM_CACHE}")
+        if stage == text or stage not in stages:
+            say(text)
+        stages.add(stage)
+
+    return told
 
 
 def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:
