@@ -4,11 +4,12 @@ Arms of each step, alternating in an order shuffled anew in every round: `hand` 
 the same settings on the same samples; for int8-static that means both calibrators, and the better of them on held out
 samples), `step` (the product's step, its looks at the source taken out) and `stage` (step with them, a look at the
 result, outputs beside the source's, provenance written into the file). Files are read and written by all; loading
-libraries, networks and samples is nobody's. One thread.
+libraries, networks and samples is nobody's. One thread. What is in which arm where torch networks are exported, pruned
+or trained: benchmarks/pipeline_networks.py.
 A ratio is the geometric mean over rounds with its 95 % t interval. Bounds for a step that takes 2 s or more by hand:
 upper limit of step / hand 1.05, of stage / hand 1.25. What is faster is lost in the time of two sessions and 32 runs of
 each; there the medians may differ by 0.1 s and 2 s. A miss whose interval still holds the bound says "not shown": more
-rounds or a quieter machine may decide it.
+rounds or a quieter machine may decide it. Where a bound cannot hold by design, the row says so.
 
 MobileNetV2 is looked at where examples/imagenet_classification.py finds its data, digits and a net of matrix products
 always.
@@ -18,24 +19,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import logging
 import os
-import random
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from statistics import median
 from unittest import mock
 
 import numpy as np
 import onnx
+import pipeline_networks  # type: ignore[import-not-found]
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
+from arms import Arms, Row, heads, judge, rounds  # type: ignore[import-not-found]
 from by_hand import HANDS  # type: ignore[import-not-found]
 from conditions import conditions  # type: ignore[import-not-found]
 from onnx import TensorProto, helper, numpy_helper
@@ -54,14 +54,20 @@ from pocketbench.compress import (
 from pocketbench.compress import tflite_quantize as litert
 from pocketbench.compress.artifact import Artifact
 from pocketbench.compress.recipe import Context, Sample
-from pocketbench.stats import ratio_paired
 
-VERSIONS = ("onnxruntime", "ai-edge-litert", "ai-edge-quantizer", "onnx", "numpy")
+VERSIONS = (
+    "onnxruntime",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "onnx",
+    "numpy",
+    "torch",
+    "torchao",
+    "torch-pruning",
+    "litert-torch",
+)
 ROOT = Path(__file__).resolve().parents[1]
-BOUNDS = {"step": 1.05, "stage": 1.25}
-SLOW_S, ADDED_S = 2.0, {"step": 0.1, "stage": 2.0}
 SAMPLES = 32
-MOST_ROUNDS, LEAST_ROUNDS = 100, 3
 # ONNX Runtime has these for matrix products alone.
 PRODUCTS = ("int8-dynamic", "int4-weight")
 
@@ -85,42 +91,19 @@ def main() -> int:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     print(conditions(VERSIONS))
-    heads = "".join(f"{arm + ' s':>9s}" for arm in ("hand", *BOUNDS))
-    print(f"\n{'step':40s}{heads}" + "".join(f"   {arm + ' / hand':24s}" for arm in BOUNDS) + "rounds")
+    print(f"\n{heads()}")
     missed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        for network in _networks(Path(folder)):
-            for step in network.steps:
-                row = f"{network.name} {network.path.suffix[1:]} {step}"
-                if arguments.only in row:
-                    missed += _judge(row, _rounds(network, step, arguments.seconds))
+        for row in chain(_files(Path(folder)), pipeline_networks.rows(Path(folder), SAMPLES)):
+            if arguments.only in row.name:
+                missed += judge(row, rounds(row, arguments.seconds))
     print(f"\n{conditions(VERSIONS)}")
     print("\n".join(f"MISSED: {line}" for line in missed) or "PASS: every bound holds")
     return 1 if missed else 0
 
 
-def _judge(row: str, seconds: dict[str, list[float]]) -> list[str]:
-    """Print the row; which of its bounds are missed."""
-    line, missed = f"{row:40s}" + "".join(f"{median(values):9.3f}" for values in seconds.values()), []
-    for arm, bound in BOUNDS.items():
-        found = ratio_paired(seconds["hand"], seconds[arm])
-        assert found.lo is not None and found.hi is not None
-        text = f"{found.value:.3f} [{found.lo:.3f}, {found.hi:.3f}]"
-        line += f"   {text:24s}"
-        added = median(seconds[arm]) - median(seconds["hand"])
-        if median(seconds["hand"]) < SLOW_S:
-            if added > ADDED_S[arm]:
-                missed.append(f"{row}: {arm} adds {added:.2f} s, bound {ADDED_S[arm]} s")
-        elif found.hi > bound:
-            word = "not shown" if found.lo <= bound else "exceeded"
-            missed.append(f"{row}: {arm} / hand {text}, bound {bound}: {word}")
-    print(f"{line}{len(seconds['hand']):6d}", flush=True)
-    return missed
-
-
-def _rounds(network: Network, name: str, limit_s: float) -> dict[str, list[float]]:
-    """Seconds of each arm, one a round; the first round is not counted."""
+def _arms(network: Network, name: str) -> Arms:
     form = network.path.suffix[1:]
     onnx_file = form == "onnx"
     graph = onnx_graph.load(network.path) if onnx_file else tflite_graph.load(network.path)
@@ -143,20 +126,7 @@ def _rounds(network: Network, name: str, limit_s: float) -> dict[str, list[float
         compare.agreement(runner(network.path), runner(target), network.samples[: pipeline.JUDGED])
         artifact.embed(target, form, {"recipe": name, "did": {key: str(value) for key, value in done.facts.items()}})
 
-    arms = {"hand": hand, "step": step, "stage": stage}
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-    end = time.monotonic() + limit_s
-    for number in range(MOST_ROUNDS + 1):
-        for arm in random.sample(list(arms), len(arms)):
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                begin = time.perf_counter()
-                arms[arm]()
-                took = time.perf_counter() - begin
-            if number:
-                seconds[arm].append(took)
-        if number >= LEAST_ROUNDS and time.monotonic() > end:
-            break
-    return seconds
+    return Arms(hand, step, stage)
 
 
 @contextlib.contextmanager
@@ -172,6 +142,12 @@ def _blind() -> Iterator[None]:
         ):
             stack.enter_context(mock.patch.object(module, name, instead))
         yield
+
+
+def _files(folder: Path) -> Iterator[Row]:
+    for network in _networks(folder):
+        for step in network.steps:
+            yield Row(f"{network.name} {network.path.suffix[1:]} {step}", partial(_arms, network, step), {})
 
 
 def _networks(folder: Path) -> Iterator[Network]:

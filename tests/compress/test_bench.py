@@ -62,7 +62,8 @@ def test_from_a_network_to_a_table(bench: Bench, workload: Path) -> None:
     assert Path(won.rpartition(": ")[2]).is_file()
     again = bench("--workload", workload, *recipes, *QUICK, "--resume")
     assert again.code == 2 and "no unfinished run" in again.stderr
-    assert "int8-static for onnx" not in again.stderr.replace("--recipe", ""), "kept stages are not made again"
+    assert "bars: int8-static for onnx: taken from the cache\n" in again.stderr
+    assert "bars: int8-static for onnx\n" not in again.stderr, "kept stages are not made again"
 
 
 def test_a_goal_that_none_meets_and_recipes_that_come_to_nothing(bench: Bench, workload: Path) -> None:
@@ -104,14 +105,22 @@ def test_what_cannot_be_asked(bench: Bench, workload: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_search_tries_and_measures_what_is_worth_it(bench: Bench, workload: Path) -> None:
     """Its waves are short looks; what it prints was measured together, with the plan that was asked for."""
+    log = bench.home / "scored.log"
+    workload.write_text(
+        workload.read_text().replace("    return Score(", f"    open({str(log)!r}, 'a').write('.')\n    return Score(")
+    )
     base = ("--workload", workload, "--to", "tflite", *QUICK)
     ended = bench(*base, "--search", "1", "--goal", "accuracy>=-5pt", "--format", "json")
     assert ended.code == 0, ended.stderr
     waves = [line for line in ended.stderr.splitlines() if line.startswith("search: ") and " left)" in line]
     assert "int8-static, int8-dynamic" in waves[0]
+    assert "taken from the cache" not in ended.stderr, "what this search has made itself is no news"
     tried = next(line for line in ended.stderr.splitlines() if "nothing beats" in line)
     rows = {row["model"]["recipe"]: row for row in ended.results}
     assert "fp32" in rows and len(rows) >= 2
+    assert int(tried.partition(" of ")[2].split()[0]) + 1 == len(log.read_text()), (
+        "each is scored once, the original too"
+    )
     assert set(tried.rpartition("nothing beats ")[2].split(", ")) == set(rows) - {"fp32"}
     assert len({row["plan"]["run_id"] for row in rows.values()}) == 1
     assert "goal accuracy>=-5pt on local: bars-" in ended.stderr

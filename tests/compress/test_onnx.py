@@ -93,23 +93,6 @@ def test_dynamic_quantizes_matrix_products(tmp_path: Path) -> None:
     assert found.cosine > 0.999
 
 
-def nothing_to_do(path: Path) -> Path:
-    """A network without a weight of the kinds that are quantized."""
-    return nets.save(path, [helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"y": [1, 3, 16, 16]})
-
-
-@pytest.mark.parametrize(
-    "step", [onnx_quantize.Static, onnx_quantize.Dynamic, onnx_float16.Float16, onnx_int4.WeightOnly]
-)
-def test_a_step_that_did_nothing_is_refused(tmp_path: Path, step: type[onnx_quantize.Static]) -> None:
-    """Its library says nothing."""
-    source, target = nothing_to_do(tmp_path / "net.onnx"), tmp_path / "made.onnx"
-    made = step()
-    made.apply(source, target, CONTEXT)
-    with pytest.raises(StepFailed, match="only 0% of the weights became"):
-        made.check(source, target)
-
-
 def test_half_precision(tmp_path: Path) -> None:
     source, target = nets.conv(tmp_path / "net.onnx"), tmp_path / "fp16.onnx"
     step = onnx_float16.Float16()

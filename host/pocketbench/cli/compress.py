@@ -27,6 +27,7 @@ def compress(
 
     from pocketbench.compress import pipeline
     from pocketbench.compress.artifact import Artifact
+    from pocketbench.compress.failures import interruptible
     from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import FORMATS, parse
     from pocketbench.workload import load
@@ -34,7 +35,7 @@ def compress(
     chosen = [parse(text) for text in dict.fromkeys(recipes)]
     if not output.is_dir():
         raise UsageError(f"--output {output}: no such folder")
-    with terminal() as say:
+    with terminal() as say, interruptible():
         outcome = list(
             pipeline.make(load(workload, scores=False), chosen, formats or FORMATS, output, say, target or "")
         )

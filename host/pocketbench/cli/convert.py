@@ -39,6 +39,7 @@ FLOAT = ("float", "float32")
 def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], output: Path, debug: bool) -> None:
     """Convert FILE, a float .onnx or .pt2 network, and compare what both answer to made-up inputs."""
     from pocketbench.compress import pipeline, source
+    from pocketbench.compress.failures import interruptible
     from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import missing_extra, parse
     from pocketbench.scratch import scratch
@@ -55,7 +56,7 @@ def convert(file: Path, formats: tuple[str, ...], shapes: tuple[str, ...], outpu
         raise UsageError(f"--output {output}: no such folder")
     asked = {name: list(dims) for name, dims in map(parse_shape, shapes)}
     recipes = [one for one in dict.fromkeys(formats) if one != NCNN]
-    with scratch() as folder, terminal() as say:
+    with scratch() as folder, terminal() as say, interruptible():
         try:
             network, sizes = (_program if program else _onnx)(file, asked, Path(folder))
             work = _workload(file, network)

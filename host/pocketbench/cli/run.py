@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -58,9 +59,10 @@ def execute(
     made: Variants | None = None,
     terms: Sequence[goals.Term] = (),
     remarks: Sequence[str] = (),
+    scored: fleet.Scores = MappingProxyType({}),
 ) -> tuple[int, fleet.Outcome]:
     """Run a request and report it, with what else there is to say: the exit code, and what came of it."""
-    run_id, outcome = measured(request, entries, options, made)
+    run_id, outcome = measured(request, entries, options, made, scored)
     judged = goals.judge(terms, outcome.results) if terms else []
     paths = {case.model.sha256: str(case.model.path) for case in request.cases}
     said = [*remarks, *(made.remarks if made else ()), *goal_lines(judged, options.get("goal") or "", paths)]
@@ -100,9 +102,10 @@ def measured(
     entries: Mapping[str, config.DeviceEntry],
     options: Mapping[str, Any],
     made: Variants | None = None,
+    scored: fleet.Scores = MappingProxyType({}),
 ) -> tuple[str, fleet.Outcome]:
-    """Run a request: its id, and what came of it."""
-    fed = fleet.feed(request, made.seen if made is not None else {})
+    """Run a request: its id, and what came of it. `scored` is what its workload has scored already."""
+    fed = fleet.feed(request, made.seen if made is not None else {}, scored)
     store = Store(options["store"])
     try:
         resume = options.get("resume")

@@ -14,6 +14,7 @@ from pocketbench.cli.run import execute, measured
 from pocketbench.compress.search import Search, is_costly
 from pocketbench.config.devices import DeviceEntry
 from pocketbench.errors import UsageError
+from pocketbench.figures.accuracy import Scored
 from pocketbench.figures.goal import Term
 from pocketbench.fleet import fleet
 from pocketbench.fleet.progress import duration
@@ -48,6 +49,10 @@ def run(
         energy_s=None,
         profile=False,
     )
+    # Of a model the score is the same in every wave, and may take longer than all else: it is asked for once. Times are
+    # ratios to an original that was measured in turns with its variants, in the heat and clock that they had: that one
+    # is measured anew in every wave, which takes a look.
+    scored: dict[tuple[object, ...], Scored] = {}
     # Of a recipe, by whether a network has to be made for it: the longest so far.
     took_s: dict[bool, float] = {}
     made = None
@@ -61,10 +66,11 @@ def run(
         click.echo(f"search: {', '.join(able)} ({duration(max(0.0, left_s))} left)", err=True)
         asked = {**options, "recipes": able, "models": (), "resume": None}
         request, made = asking.make(asked, entries, look, made)
-        _, outcome = measured(request, entries, asked, made)
+        _, outcome = measured(request, entries, asked, made, scored)
         if outcome.interrupted:
             click.echo("interrupted: the same command takes what was made from the cache", err=True)
             return fleet.INTERRUPTED
+        scored |= outcome.scored
         search.learn(able, outcome.results, outcome.originals, made.failed if made else {})
         took_s[costly] = max(took_s.get(costly, 0.0), (time.monotonic() - since) / len(able))
     best = search.best()
@@ -73,5 +79,5 @@ def run(
         f"search: of {len(search.rows)} recipes that were tried, nothing beats {', '.join(best) or ORIGINAL}",
         *(f"search: {recipe}: {why}" for recipe, why in search.dropped.items()),
     ]
-    code, _ = execute(request, entries, options, fail_on, made, terms, said)
+    code, _ = execute(request, entries, options, fail_on, made, terms, said, scored)
     return code

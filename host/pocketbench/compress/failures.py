@@ -1,11 +1,14 @@
-"""Whatever a stage raises, as one error that a person can use."""
+"""Whatever a stage raises, as one error that a person can use; and Ctrl-C, which libraries lose."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,8 @@ NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 # With less than this free, a disk is full.
 ROOM_BYTES = 1_000_000
+# By then what lost a Ctrl-C has returned.
+AGAIN_S = 0.05
 
 
 @contextlib.contextmanager
@@ -39,6 +44,26 @@ def told(folder: Path) -> Iterator[None]:
         if shutil.disk_usage(folder).free < ROOM_BYTES:
             raise PocketbenchError(f"{folder}: cannot be written: {os.strerror(errno.ENOSPC)}") from error
         raise StepFailed(_said(error)) from error
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C that comes while the garbage collector calls somebody is printed and not raised; JAX, which LiteRT's
+    converter brings, is called at every collection. It is sent again.
+    """
+    before = sys.unraisablehook
+
+    def lost(found: sys.UnraisableHookArgs) -> None:
+        if issubclass(found.exc_type, KeyboardInterrupt):
+            threading.Timer(AGAIN_S, _thread.interrupt_main).start()
+        else:
+            before(found)
+
+    sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _said(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import pickle
 import random
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketbench.compress import source
+from pocketbench.compress import failures, source
 from pocketbench.compress.recipe import (
     STUDENTS,
     Inputs,
@@ -27,6 +28,8 @@ from pocketbench.compress.recipe import (
     named,
 )
 from pocketbench.workload import Workload
+
+FROM_CACHE = "taken from the cache"
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Networks:
         before = self.after(steps[:-1])
         if manifest.is_file():
             told = json.loads(manifest.read_text())
+            self._say(f"{self._network.stem}: {'+'.join(steps)}: {FROM_CACHE}")
             if self._network.is_file:
                 from pocketbench.convert import from_onnx
 
@@ -151,10 +155,11 @@ class Networks:
         did = {**before.did, steps[-1]: {**done.facts, **checked.facts}}
         found = (*before.findings, *done.findings, *checked.findings)
         try:
-            with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
-                torch.save(content, Path(scratch) / "network")
-                (Path(scratch) / "network").replace(place)
-            finish(manifest, {"did": did, "findings": list(found)})
+            # In memory first: written by the library, a disk that is full is an error of its own among many.
+            torch.save(content, whole := io.BytesIO())
+            with failures.told(place.parent):
+                _at_once(place, whole.getbuffer())
+                finish(manifest, {"did": did, "findings": list(found)})
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self._say(f"{named(steps[-1])[0]}: the network cannot be kept, an interrupted run makes it again: {error}")
         return Made(content, did, found)
@@ -187,10 +192,14 @@ def kept(inputs: Mapping[str, Any], suffix: str) -> Path:
 
 
 def finish(manifest: Path, told: Mapping[str, Any]) -> None:
-    """Written last and at once: it is what says that a stage is whole."""
-    with tempfile.TemporaryDirectory(dir=manifest.parent) as scratch:
-        (Path(scratch) / "manifest").write_text(json.dumps(told))
-        (Path(scratch) / "manifest").replace(manifest)
+    """Written last: it is what says that a stage is whole."""
+    _at_once(manifest, json.dumps(told).encode())
+
+
+def _at_once(place: Path, content: bytes | memoryview) -> None:
+    with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+        (Path(scratch) / "made").write_bytes(content)
+        (Path(scratch) / "made").replace(place)
 
 
 def _arrays(batch: Any) -> Iterator[Any]:

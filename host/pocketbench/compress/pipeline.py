@@ -118,6 +118,8 @@ class _Job:
     ) -> None:
         self._workload, self._network, self._found = workload, network, found
         self._folder, self._say, self._target = folder, say, target
+        # Made or found by now: said once.
+        self._known: set[Path] = set()
         self._common = {
             "source": network.sha256,
             "calibration": source.digest(found),
@@ -153,7 +155,10 @@ class _Job:
             inputs |= self._networks.learned(recipe.on_network)
         kept = networks.kept(inputs, form)
         manifest = kept.with_suffix(".json")
-        if not manifest.is_file():
+        if manifest.is_file():
+            if kept not in self._known:
+                self._say(f"{self._network.stem}: {recipe.text} for {form}: {networks.FROM_CACHE}")
+        else:
             made = self._networks.after(recipe.on_network)
             self._say(f"{self._network.stem}: {recipe.text} for {form}")
             # Inside, as what fills the disk is gone with the folder.
@@ -171,6 +176,7 @@ class _Job:
                 told |= interface.told(written, form)
                 written.replace(kept)
                 networks.finish(manifest, told)
+        self._known.add(kept)
         return kept, json.loads(manifest.read_text())
 
     def _convert_once(self, recipe: Recipe, made: networks.Made, form: str, target: Path) -> Done:

@@ -39,6 +39,8 @@ class Variants:
     seen: dict[str, frozenset[str]] = field(default_factory=dict)
     # The workload's network and samples: a model() may train for minutes.
     read: Read | None = None
+    # Stages that were made, or taken from the cache, so far.
+    stages: set[str] = field(default_factory=set)
 
     @property
     def remarks(self) -> list[str]:
@@ -74,6 +76,7 @@ def make(
     `earlier` ones of the same workload and devices have asked both already.
     """
     from pocketbench.compress import source
+    from pocketbench.compress.failures import interruptible
     from pocketbench.compress.quiet import terminal
     from pocketbench.compress.recipe import FORMATS, parse
 
@@ -81,14 +84,14 @@ def make(
     formats = options["formats"] or [one for one in FORMATS if _read(one, runtimes)]
     if not formats:
         raise UsageError(f"--runtime {', '.join(map(str, runtimes))} reads none of {', '.join(FORMATS)}")
-    with terminal() as say:
+    with terminal() as say, interruptible():
         if earlier is None or earlier.read is None:
             targets, read = {n: _processor(n, entries[n], say) for n in names}, source.read(workload, recipes, say)
         else:
             source.check(workload, recipes)
             targets, read = dict(earlier.target_of), earlier.read
-        made = Variants(targets, formats, read=read)
-        _make_all(made, workload, recipes, read, say)
+        made = Variants(targets, formats, read=read, stages=earlier.stages if earlier is not None else set())
+        _make_all(made, workload, recipes, read, _news(say, made.stages))
     made.seen = dict(earlier.seen) if earlier is not None else {}
     if not made.seen:
         made.seen["calibration_batches"] = disjoint.digests(read.samples)
@@ -118,6 +121,19 @@ def _make_all(made: Variants, workload: Workload, recipes: Sequence[Recipe], rea
                 made.say(f"not made: {one.why}", one.recipe, one.format)
                 why[one.recipe] = one.why
         made.failed.update({recipe: told for recipe, told in why.items() if recipe not in came})
+
+
+def _news(say: Say, stages: set[str]) -> Say:
+    """Without what comes from the cache because it was made, or told, before."""
+    from pocketbench.compress.networks import FROM_CACHE
+
+    def told(text: str) -> None:
+        stage = text.removesuffix(f": {FROM_CACHE}")
+        if stage == text or stage not in stages:
+            say(text)
+        stages.add(stage)
+
+    return told
 
 
 def _read(form: str, runtimes: Sequence[RuntimeChoice]) -> bool:

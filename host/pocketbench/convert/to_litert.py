@@ -27,7 +27,9 @@ def convert(
     with exporting("converted to LiteRT", inputs) as example:
         settings = _rounding() if rounded else None
         network.eval()
-        litert_torch.convert(network, example, quant_config=settings).export(str(target))
+        made = litert_torch.convert(network, example, quant_config=settings)
+        # Its own export() ends the whole process, without a word, where the disk is full.
+        target.write_bytes(made.model_content())
     return {"converter": "litert-torch"}
 
 

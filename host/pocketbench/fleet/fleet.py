@@ -19,13 +19,14 @@ from pocketbench.errors import StoreError
 from pocketbench.farm.following import Following
 from pocketbench.farm.shares import in_lab
 from pocketbench.figures import accuracy
+from pocketbench.figures.accuracy import Scored
 from pocketbench.fleet.lane import Lane
 from pocketbench.fleet.progress import Progress
 from pocketbench.fleet.reference import HostReference
 from pocketbench.fleet.turns import Turns
 from pocketbench.measurement import Process
 from pocketbench.models import PlacedFile, place, printable
-from pocketbench.plan import NATIVE, Request, original
+from pocketbench.plan import NATIVE, Case, Request, original, program
 from pocketbench.results import Result, is_again, with_samples
 from pocketbench.scratch import scratch
 from pocketbench.store import lab
@@ -35,6 +36,8 @@ from pocketbench.store.store import Store
 from pocketbench.verdict import verdict
 from pocketbench.workload import DevicePipeline, Workload, device_pipeline, load
 
+# By device and program.
+Scores = Mapping[tuple[object, ...], Scored]
 INTERRUPTED = 130
 JOIN_S = 0.2
 CONNECTING_S = 1.0
@@ -50,6 +53,8 @@ class Outcome:
     originals: Mapping[str, str] = field(default_factory=dict)
     # Of the results, in their order: a case that has none is left out.
     keys: tuple[str, ...] = ()
+    # What the workload gave on this host, for Fed of another run.
+    scored: Scores = field(default_factory=dict)
 
 
 class Part(Protocol):
@@ -85,17 +90,24 @@ class OnBehalf:
 
 @dataclass(frozen=True)
 class Fed:
-    """What the cases of a request are fed and scored with."""
+    """What the cases of a request are fed and scored with; `scored` is what an earlier run with the same workload had
+    scored.
+    """
 
     inputs: PlacedFile | None
     workload: Workload | None
+    scored: Scores = field(default_factory=dict)
 
 
-def feed(request: Request, seen: Mapping[str, frozenset[str]] = MappingProxyType({})) -> Fed:
+def feed(
+    request: Request,
+    seen: Mapping[str, frozenset[str]] = MappingProxyType({}),
+    scored: Scores = MappingProxyType({}),
+) -> Fed:
     """Read the files that a request names; `seen` are digests of what its models learnt from. UsageError."""
     inputs = place(Path(request.inputs), "inputs.npz", "--inputs") if request.inputs else None
     workload = load(Path(request.workload)) if request.workload else None
-    return Fed(inputs, replace(workload, seen=seen) if workload is not None and seen else workload)
+    return Fed(inputs, replace(workload, seen=seen) if workload is not None and seen else workload, scored)
 
 
 def measure(
@@ -143,6 +155,7 @@ def _run(
     done = {key: with_samples(result, measured.get(key, {})) for key, result in stored.items()}
     scored = {key: accuracy.from_doc(doc) for key, doc in store.scores(run_id).items()} if resumed or behalf else {}
     mine = [case for case in request.cases if case.key not in elsewhere]
+    scored |= {case.key: fed.scored[_on_device(case)] for case in mine if _on_device(case) in fed.scored}
     names = list(dict.fromkeys(case.device for case in mine))
     here = sum(devices[name].transport == "local" for name in names)
     turns = Turns(os.cpu_count())
@@ -198,7 +211,19 @@ def _run(
     pairs = [(case, other) for case in request.cases if (other := original(case, request.cases)) is not None]
     originals = {found[a.key].id: found[b.key].id for a, b in pairs if a.key in found and b.key in found}
     keys = tuple(case.key for case in request.cases if case.key in found)
-    return Outcome(_warned([found[key] for key in keys]), interrupted, originals, keys)
+    judged = {
+        _on_device(case): one
+        for lane in lanes
+        if isinstance(lane, Lane)
+        for case in lane.cases
+        if (one := lane.score_of(case)) is not None
+    }
+    return Outcome(_warned([found[key] for key in keys]), interrupted, originals, keys, judged)
+
+
+def _on_device(case: Case) -> tuple[object, ...]:
+    """What decides its score. Its key may stand for any device of a kind."""
+    return (case.device, *program(case))
 
 
 def _guarded(lane: Part, errors: list[BaseException]) -> None:

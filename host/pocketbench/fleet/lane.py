@@ -75,7 +75,7 @@ class Lane:
     # What must hold for rows to be stored, where that is not the device's own lease.
     fence: Fence | None = None
     measured: Mapping[str, Mapping[int, Process]] = field(default_factory=dict)
-    # By case key: what was scored before the run was cut.
+    # By case key: what was scored before the run was cut, or in an earlier one.
     scored: Mapping[str, Scored] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
@@ -322,6 +322,11 @@ class Lane:
         originals = (planning.original(case, self.cases) for case in self._open_cases)
         return [*self._open_cases, *(case for case in originals if case is not None)]
 
+    def score_of(self, case: Case) -> Scored | None:
+        """What the workload gave for it, if it gave anything."""
+        found = self._scores.get(program(case))
+        return found if isinstance(found, Scored) else None
+
     def _finish(self) -> None:
         """Outputs against the reference for each case that ran, then its result."""
         check = OutputCheck(self._link, self.request.plan, self.reference, self.stop)
@@ -382,9 +387,9 @@ class Lane:
         profile: Sequence[OpTime] | None = None,
     ) -> None:
         original = planning.original(case, self.cases)
-        scored = self._scores.get(program(case))
-        before = self._scores.get(program(original)) if original is not None else None
-        found = accuracy(scored, before if isinstance(before, Scored) else None) if isinstance(scored, Scored) else None
+        scored = self.score_of(case)
+        before = self.score_of(original) if original is not None else None
+        found = accuracy(scored, before) if scored is not None else None
         result = assemble(
             case,
             self._rounds_of(case),
@@ -396,7 +401,7 @@ class Lane:
             measured,
             profile,
         )
-        items = scored.items if isinstance(scored, Scored) else None
+        items = scored.items if scored is not None else None
         self.store.save_result(self.run_id, case.key, result, self._fence, self.request.night, items)
         self.results[case.key] = result
         if result.status != "OK":
