@@ -15,7 +15,7 @@ from pocketbench.stats import ratio_paired
 
 BOUNDS = {"step": 1.05, "stage": 1.25}
 SLOW_S, ADDED_S = 2.0, {"step": 0.1, "stage": 2.0}
-MOST_ROUNDS, LEAST_ROUNDS = 100, 3
+MOST_ROUNDS, LEAST_ROUNDS = 100, 8
 
 
 @dataclass(frozen=True)
