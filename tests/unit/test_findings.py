@@ -39,7 +39,7 @@ def test_each_variant_in_one_sentence() -> None:
         "net-int8-static (onnxruntime): 4.0x smaller, 2.00x faster, "
         "top-1 -0.50 [-1.60, +0.60] points: cannot tell from 0",
         "net-int8-dynamic (onnxruntime): 4.0x smaller, 2.30x slower, top-1 -2.00 [-3.00, -1.00] points; "
-        "net-int8-static (onnxruntime) is better in all of it",
+        "net-int8-static (onnxruntime) is as good or better in all of it",
     ]
 
 

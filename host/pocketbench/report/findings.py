@@ -77,7 +77,7 @@ def findings(results: Sequence[Result], originals: Mapping[str, str]) -> list[st
             parts = [_size(original, result), _time(original, result), _change(result)]
             where = f" on {printable(result.device)}" if len({r.device for r in results}) > 1 else ""
             better = beaten.get(result.id)
-            loses = f"; {_variant(better)} is better in all of it" if better is not None else ""
+            loses = f"; {_variant(better)} is as good or better in all of it" if better is not None else ""
             lines.append(f"{_variant(result)}{where}: {', '.join(part for part in parts if part)}{loses}")
     return lines
 
