@@ -36,10 +36,13 @@ class Distill:
             "teacher": "teacher()" if given else "the network",
             "labels": loss is not None,
         }
-        with contextlib.ExitStack() as stack:
-            apart, maps = None, None
-            if hints is not None:
-                apart, maps = stack.enter_context(hinted(hints(), teacher, made, context.samples[0]))
+        beside = (
+            contextlib.nullcontext((None, None))
+            if hints is None
+            else hinted(hints(), teacher, made, context.samples[0])
+        )
+        with beside as (apart, maps):
+            if maps is not None:
                 told["hints"] = len(maps)
 
             def total(inputs: Any, outputs: Any, targets: Any) -> Any:

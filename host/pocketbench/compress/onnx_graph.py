@@ -88,6 +88,17 @@ def held(model: Any) -> Mapping[str, Any]:
     return found
 
 
+def without_constant_nodes(model: Any) -> int:
+    """Nodes that hold a tensor become initializers, where libraries look for weights; how many there were."""
+    moved = held(model)
+    if moved:
+        model.graph.initializer.extend(moved.values())
+        kept = [node for node in model.graph.node if node.output[0] not in moved]
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+    return len(moved)
+
+
 def load_float(path: Path) -> Any:
     """The model that a step starts from. StepFailed as load(), and where it is not float32, but done with already."""
     model = load(path)

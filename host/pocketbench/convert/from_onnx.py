@@ -39,7 +39,9 @@ def convert(path: Path, samples: Sequence[Inputs]) -> Any:
     StepFailed: an operator that onnx2torch does not know, or outputs that are not those of the file.
     """
     library = onnx2torch()
-    model = _without_constant_nodes(onnx_older.older(_without_constant_nodes(onnx_graph.load(path))))
+    model = onnx_graph.load(path)
+    onnx_older.older(model)
+    onnx_graph.without_constant_nodes(model)
     try:
         network = _static(library.convert(model).eval(), any_batch=True)
         _check(path, network, samples[:CHECKED])
@@ -98,19 +100,6 @@ def _torchvision() -> Iterator[None]:
     finally:
         for name in TORCHVISION:
             del sys.modules[name]
-
-
-def _without_constant_nodes(model: Any) -> Any:
-    """Their values as initializers: onnx2torch looks for weights there alone."""
-    graph = model.graph
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        values = [one.t for one in node.attribute if one.name == "value"]
-        if values:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(values[0])
-            tensor.name = node.output[0]
-            graph.node.remove(node)
-    return model
 
 
 def _static(network: Any, any_batch: bool) -> Any:

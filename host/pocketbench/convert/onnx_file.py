@@ -25,7 +25,7 @@ def convert(source: Path, target: Path) -> Mapping[str, Any]:
     facts: dict[str, Any] = {}
     if len(onnx_graph.files(source)) > 1:
         facts["weights"] = "brought in from other files"
-    moved = _constants(model) + _inputs(model)
+    moved = onnx_graph.without_constant_nodes(model) + _inputs(model)
     if moved:
         facts["constants"] = moved
     opset = onnx_graph.opset(model)
@@ -81,17 +81,6 @@ def fix(source: Path, shapes: Mapping[str, Sequence[int]], target: Path) -> None
         given = ", ".join(f"{name}={'x'.join(map(str, dims))}" for name, dims in shapes.items())
         raise StepFailed(f"{source.name}: does not run with {given}: {str(error).splitlines()[0]}") from error
     target.write_bytes(data)
-
-
-def _constants(model: Any) -> int:
-    """Nodes that hold a tensor become initializers."""
-    held = onnx_graph.held(model)
-    if held:
-        model.graph.initializer.extend(held.values())
-        kept = [node for node in model.graph.node if node.output[0] not in held]
-        del model.graph.node[:]
-        model.graph.node.extend(kept)
-    return len(held)
 
 
 def _inputs(model: Any) -> int:

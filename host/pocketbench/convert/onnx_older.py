@@ -26,18 +26,17 @@ LATER = {
 }
 
 
-def older(model: Any) -> Any:
+def older(model: Any) -> None:
     """In place; nothing where the set is old enough."""
     if onnx_graph.opset(model) <= NEWEST:
-        return model
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        return
+    constants = {tensor.name: tensor for tensor in model.graph.initializer} | dict(onnx_graph.held(model))
     nodes = [made for node in model.graph.node for made in _older(node, constants)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = NEWEST
-    return model
 
 
 def _older(node: Any, constants: dict[str, Any]) -> Iterator[Any]:
@@ -45,8 +44,8 @@ def _older(node: Any, constants: dict[str, Any]) -> Iterator[Any]:
     del node.attribute[:]
     node.attribute.extend(kept)
     if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
-        axes = constants.get(node.input[1])
-        if axes is not None and axes.size:
+        axes = numpy_helper.to_array(constants[node.input[1]]) if node.input[1] in constants else np.empty(0)
+        if axes.size:
             del node.input[1:]
             others = [one for one in node.attribute if one.name != "noop_with_empty_axes"]
             del node.attribute[:]
